@@ -1,0 +1,183 @@
+//! Audio in memory: planar f32.
+
+use crate::error::{Error, Result};
+use std::ops::Range;
+
+/// Sample rate and number of channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AudioSpec {
+    /// The sample rate in Hz.
+    pub sample_rate: u32,
+    /// The number of channels.
+    pub channels: u16,
+}
+
+impl std::fmt::Display for AudioSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} Hz, {} channel(s)", self.sample_rate, self.channels)
+    }
+}
+
+/// Audio samples, planar, nominally in [-1, 1].
+///
+/// # Shapes
+/// `[channels, n_samples]`; `n_samples` is per channel.
+///
+/// ```
+/// use codec_core::{AudioBuffer, AudioSpec};
+/// let spec = AudioSpec { sample_rate: 16_000, channels: 2 };
+/// let audio = AudioBuffer::from_planar(spec, vec![vec![0.0, 0.5], vec![0.25, -0.5]])?;
+/// assert_eq!(audio.n_samples(), 2);
+/// assert_eq!(audio.channel(1), Some([0.25, -0.5].as_slice()));
+/// # Ok::<(), codec_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct AudioBuffer {
+    spec: AudioSpec,
+    channels: Vec<Vec<f32>>,
+}
+
+impl AudioBuffer {
+    /// A buffer without samples.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when the rate or the number of channels is zero.
+    pub fn empty(spec: AudioSpec) -> Result<Self> {
+        check_spec(spec)?;
+        Ok(Self { spec, channels: vec![Vec::new(); usize::from(spec.channels)] })
+    }
+
+    /// Takes one vector of samples per channel.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when the rate or the number of channels is zero,
+    /// [`Error::Shape`] when there are too few or too many channels or their lengths differ.
+    pub fn from_planar(spec: AudioSpec, channels: Vec<Vec<f32>>) -> Result<Self> {
+        check_spec(spec)?;
+        let expected = usize::from(spec.channels);
+        if channels.len() != expected {
+            return Err(Error::Shape { what: "channels", expected, actual: channels.len() });
+        }
+        let n_samples = channels.first().map_or(0, Vec::len);
+        if let Some(odd) = channels.iter().find(|c| c.len() != n_samples) {
+            let what = "samples of a channel";
+            return Err(Error::Shape { what, expected: n_samples, actual: odd.len() });
+        }
+        Ok(Self { spec, channels })
+    }
+
+    /// Takes one channel.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when the rate is zero.
+    pub fn mono(sample_rate: u32, samples: Vec<f32>) -> Result<Self> {
+        Self::from_planar(AudioSpec { sample_rate, channels: 1 }, vec![samples])
+    }
+
+    /// Splits interleaved samples, `[n_samples, channels]`.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when the rate or the number of channels is zero,
+    /// [`Error::Shape`] when the last sample lacks channels.
+    pub fn from_interleaved(spec: AudioSpec, samples: &[f32]) -> Result<Self> {
+        check_spec(spec)?;
+        let n_channels = usize::from(spec.channels);
+        let over = samples.len() % n_channels;
+        if over != 0 {
+            let what = "channels of the last sample";
+            return Err(Error::Shape { what, expected: n_channels, actual: over });
+        }
+        let channels =
+            (0..n_channels).map(|c| samples.iter().skip(c).step_by(n_channels).copied().collect()).collect();
+        Ok(Self { spec, channels })
+    }
+
+    /// Rate and channels.
+    pub fn spec(&self) -> AudioSpec {
+        self.spec
+    }
+
+    /// Samples per channel.
+    pub fn n_samples(&self) -> usize {
+        self.channels.first().map_or(0, Vec::len)
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.n_samples() == 0
+    }
+
+    /// Length in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.n_samples() as f64 / f64::from(self.spec.sample_rate)
+    }
+
+    /// The samples of one channel, if there is such a channel.
+    pub fn channel(&self, channel_idx: usize) -> Option<&[f32]> {
+        self.channels.get(channel_idx).map(Vec::as_slice)
+    }
+
+    /// All channels in order.
+    pub fn channels(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.channels.iter().map(Vec::as_slice)
+    }
+
+    /// Gives the channels away.
+    pub fn into_channels(self) -> Vec<Vec<f32>> {
+        self.channels
+    }
+
+    /// Samples in `[n_samples, channels]` order.
+    pub fn to_interleaved(&self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.n_samples() * self.channels.len());
+        for i in 0..self.n_samples() {
+            out.extend(self.channels.iter().map(|c| c[i]));
+        }
+        out
+    }
+
+    /// Copies a range of samples; what lies past the end is left out.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        let end = range.end.min(self.n_samples());
+        let start = range.start.min(end);
+        let channels = self.channels.iter().map(|c| c[start..end].to_vec()).collect();
+        Self { spec: self.spec, channels }
+    }
+
+    /// Appends samples of the same rate and channels.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the specs differ; nothing is appended then.
+    pub fn append(&mut self, tail: &Self) -> Result<()> {
+        if self.spec != tail.spec {
+            return Err(Error::Mismatch {
+                what: "audio",
+                left: self.spec.to_string(),
+                right: tail.spec.to_string(),
+            });
+        }
+        for (channel, more) in self.channels.iter_mut().zip(&tail.channels) {
+            channel.extend_from_slice(more);
+        }
+        Ok(())
+    }
+
+    /// Drops samples from the end until at most `n_samples` are left.
+    pub fn truncate(&mut self, n_samples: usize) {
+        for channel in &mut self.channels {
+            channel.truncate(n_samples);
+        }
+    }
+}
+
+fn check_spec(spec: AudioSpec) -> Result<()> {
+    if spec.sample_rate == 0 {
+        let max = u64::from(u32::MAX);
+        return Err(Error::Range { what: "sample rate in Hz", min: 1, max, actual: 0 });
+    }
+    if spec.channels == 0 {
+        let max = u64::from(u16::MAX);
+        return Err(Error::Range { what: "channels", min: 1, max, actual: 0 });
+    }
+    Ok(())
+}

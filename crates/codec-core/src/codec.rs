@@ -1,0 +1,99 @@
+//! The traits that every codec implements.
+
+use crate::audio::AudioBuffer;
+use crate::codes::Codes;
+use crate::error::Result;
+use crate::info::CodecInfo;
+use std::fmt::Debug;
+
+/// A codec: audio to codes and back.
+///
+/// The whole-clip methods are the streaming ones run once, so both give the same bits.
+pub trait Codec: Debug + Send + Sync {
+    /// Rates, sizes and identity.
+    fn info(&self) -> &CodecInfo;
+
+    /// Starts a stream that codes with the first `n_codebooks` codebooks.
+    ///
+    /// # Errors
+    /// [`crate::Error::Range`] when `n_codebooks` is not in 1..=`info().layout.n_codebooks()`.
+    fn encoder(&self, n_codebooks: usize) -> Result<Box<dyn Encoder + '_>>;
+
+    /// Starts a stream that decodes.
+    ///
+    /// # Errors
+    /// What the implementation may fail with at the start of a stream.
+    fn decoder(&self) -> Result<Box<dyn Decoder + '_>>;
+
+    /// Codes a whole clip.
+    ///
+    /// # Errors
+    /// As [`Codec::encoder`] and [`Encoder::push`].
+    fn encode(&self, audio: &AudioBuffer, n_codebooks: usize) -> Result<Codes> {
+        let mut encoder = self.encoder(n_codebooks)?;
+        let mut codes = encoder.push(audio)?;
+        codes.append(&encoder.finish()?)?;
+        Ok(codes)
+    }
+
+    /// Decodes a whole clip. Its length is a matter of frames: a caller who knows the number of
+    /// samples that went in truncates to it.
+    ///
+    /// # Errors
+    /// As [`Codec::decoder`] and [`Decoder::push`].
+    fn decode(&self, codes: &Codes) -> Result<AudioBuffer> {
+        let mut decoder = self.decoder()?;
+        let mut audio = decoder.push(codes)?;
+        audio.append(&decoder.finish()?)?;
+        Ok(audio)
+    }
+
+    /// Codes several clips; each result equals [`Codec::encode`] of its clip, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Codec::encode`].
+    fn encode_batch(&self, clips: &[AudioBuffer], n_codebooks: usize) -> Result<Vec<Codes>> {
+        clips.iter().map(|clip| self.encode(clip, n_codebooks)).collect()
+    }
+
+    /// Decodes several clips; each result equals [`Codec::decode`] of its codes, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    fn decode_batch(&self, clips: &[Codes]) -> Result<Vec<AudioBuffer>> {
+        clips.iter().map(|clip| self.decode(clip)).collect()
+    }
+}
+
+/// A stream from audio to codes.
+pub trait Encoder: Send {
+    /// Takes the next samples, of any number, and gives the codes that are complete.
+    ///
+    /// # Errors
+    /// [`crate::Error::Mismatch`] when rate or channels are not the codec's; the stream is then
+    /// as it was. After any other error the stream is lost.
+    fn push(&mut self, audio: &AudioBuffer) -> Result<Codes>;
+
+    /// Ends the stream and gives the remaining codes.
+    ///
+    /// # Errors
+    /// What the implementation may fail with.
+    fn finish(self: Box<Self>) -> Result<Codes>;
+}
+
+/// A stream from codes to audio.
+pub trait Decoder: Send {
+    /// Takes the codes of the next frames, any prefix of the codec's codebooks, and gives the
+    /// samples that are complete.
+    ///
+    /// # Errors
+    /// [`crate::Error::Mismatch`] when the layout is not a prefix of the codec's; the stream is
+    /// then as it was. After any other error the stream is lost.
+    fn push(&mut self, codes: &Codes) -> Result<AudioBuffer>;
+
+    /// Ends the stream and gives the remaining samples.
+    ///
+    /// # Errors
+    /// What the implementation may fail with.
+    fn finish(self: Box<Self>) -> Result<AudioBuffer>;
+}

@@ -1,0 +1,335 @@
+//! Codes and the layout that they follow.
+
+use crate::error::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Most codebooks that a layout may have.
+pub const MAX_CODEBOOKS: usize = 256;
+/// Largest codebook.
+pub const MAX_CODEBOOK_SIZE: u32 = 1 << 24;
+/// Most frames that one code, one scale or one block may span.
+pub const MAX_BLOCK_FRAMES: u32 = 1 << 16;
+
+/// One codebook of a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodebookSpec {
+    /// Number of entries; a code is below it.
+    pub size: u32,
+    /// Frames per code: 1 except in codecs with strided codebooks (SNAC).
+    pub stride: u32,
+}
+
+impl CodebookSpec {
+    /// Bits that one code takes when packed: ceil(log2 size).
+    pub fn bits(self) -> u32 {
+        u32::BITS - self.size.saturating_sub(1).leading_zeros()
+    }
+}
+
+/// Which codebooks a stream of codes has, coarse to fine.
+///
+/// ```
+/// use codec_core::{CodebookSpec, CodeLayout};
+/// let snac = CodeLayout::new([4, 2, 1].map(|stride| CodebookSpec { size: 4096, stride }).to_vec())?;
+/// assert_eq!(snac.block_frames(), 4);
+/// assert_eq!(snac.bits_per_block(3)?, 12 + 2 * 12 + 4 * 12);
+/// # Ok::<(), codec_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CodeLayout {
+    codebooks: Vec<CodebookSpec>,
+    scale_frames: Option<u32>,
+    block_frames: u32,
+}
+
+impl CodeLayout {
+    /// A layout of the given codebooks.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when there is no codebook or more than [`MAX_CODEBOOKS`], when a size is
+    /// not in 1..=[`MAX_CODEBOOK_SIZE`], or when the strides' least common multiple is not in
+    /// 1..=[`MAX_BLOCK_FRAMES`].
+    pub fn new(codebooks: Vec<CodebookSpec>) -> Result<Self> {
+        check("codebooks", codebooks.len() as u64, MAX_CODEBOOKS as u64)?;
+        let mut block_frames = 1;
+        for codebook in &codebooks {
+            check("codebook size", u64::from(codebook.size), u64::from(MAX_CODEBOOK_SIZE))?;
+            block_frames = grow_block(block_frames, codebook.stride)?;
+        }
+        Ok(Self { codebooks, scale_frames: None, block_frames })
+    }
+
+    /// `n_codebooks` codebooks of one size, one code per frame each.
+    ///
+    /// # Errors
+    /// As [`CodeLayout::new`].
+    pub fn uniform(n_codebooks: usize, size: u32) -> Result<Self> {
+        check("codebooks", n_codebooks as u64, MAX_CODEBOOKS as u64)?;
+        Self::new(vec![CodebookSpec { size, stride: 1 }; n_codebooks])
+    }
+
+    /// The same codebooks with one scale factor for every `frames` frames (EnCodec 48 kHz: 150).
+    ///
+    /// A stream may end inside a scale's frames, but is cut and joined only between them.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when the block that strides and scales make together is not in
+    /// 1..=[`MAX_BLOCK_FRAMES`].
+    pub fn with_scales(mut self, frames: u32) -> Result<Self> {
+        let strides = self.codebooks.iter().try_fold(1, |b, c| grow_block(b, c.stride))?;
+        self.block_frames = grow_block(strides, frames)?;
+        self.scale_frames = Some(frames);
+        Ok(self)
+    }
+
+    /// The codebooks, coarse to fine.
+    pub fn codebooks(&self) -> &[CodebookSpec] {
+        &self.codebooks
+    }
+
+    /// How many codebooks there are.
+    pub fn n_codebooks(&self) -> usize {
+        self.codebooks.len()
+    }
+
+    /// Frames that share one scale factor; `None` when the stream has no scales.
+    pub fn scale_frames(&self) -> Option<u32> {
+        self.scale_frames
+    }
+
+    /// Frames per block, the unit in which a stream can be cut and joined: the least common
+    /// multiple of all strides and of the frames per scale.
+    pub fn block_frames(&self) -> u32 {
+        self.block_frames
+    }
+
+    /// The least common multiple of the codebooks' strides: a stream's frames are a multiple of it.
+    pub fn stride_frames(&self) -> u32 {
+        // Every stride divides `block_frames`, so this cannot overflow.
+        self.codebooks.iter().fold(1, |b, c| b / gcd(b, c.stride) * c.stride)
+    }
+
+    /// Bits that the codes of the first `n_codebooks` codebooks take in one block, without scales.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when `n_codebooks` is not in 1..=`self.n_codebooks()`.
+    pub fn bits_per_block(&self, n_codebooks: usize) -> Result<u64> {
+        self.check_n_codebooks(n_codebooks)?;
+        let bits = |c: &CodebookSpec| u64::from(c.bits()) * u64::from(self.block_frames / c.stride);
+        Ok(self.codebooks[..n_codebooks].iter().map(bits).sum())
+    }
+
+    /// The layout of the first `n_codebooks` codebooks.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when `n_codebooks` is not in 1..=`self.n_codebooks()`.
+    pub fn truncated(&self, n_codebooks: usize) -> Result<Self> {
+        self.check_n_codebooks(n_codebooks)?;
+        let kept = Self::new(self.codebooks[..n_codebooks].to_vec())?;
+        self.scale_frames.map_or(Ok(kept.clone()), |frames| kept.with_scales(frames))
+    }
+
+    /// Whether `self` is a prefix of `other`: the same codebooks as far as they go, the same scales.
+    pub fn is_prefix_of(&self, other: &Self) -> bool {
+        self.scale_frames == other.scale_frames && other.codebooks.starts_with(&self.codebooks)
+    }
+
+    /// Checks a number of codebooks against this layout.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when `n_codebooks` is not in 1..=`self.n_codebooks()`.
+    pub fn check_n_codebooks(&self, n_codebooks: usize) -> Result<()> {
+        check("codebooks", n_codebooks as u64, self.n_codebooks() as u64)
+    }
+}
+
+/// Codes of consecutive frames.
+///
+/// # Shapes
+/// `[n_codebooks, n_frames]`: row `k` has `n_frames / stride_k` codes, all below `size_k`.
+/// With scales in the layout there is one finite scale for every started group of `scale_frames`.
+/// The invariant is checked at construction and kept by every method.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Codes {
+    layout: Arc<CodeLayout>,
+    n_frames: usize,
+    rows: Vec<Vec<u32>>,
+    scales: Vec<f32>,
+}
+
+impl Codes {
+    /// No frames yet.
+    pub fn empty(layout: impl Into<Arc<CodeLayout>>) -> Self {
+        let layout = layout.into();
+        let rows = vec![Vec::new(); layout.n_codebooks()];
+        Self { layout, n_frames: 0, rows, scales: Vec::new() }
+    }
+
+    /// Takes one row of codes per codebook, for a layout without scales.
+    ///
+    /// # Errors
+    /// As [`Codes::with_scales`].
+    pub fn new(layout: impl Into<Arc<CodeLayout>>, rows: Vec<Vec<u32>>) -> Result<Self> {
+        Self::with_scales(layout, rows, Vec::new())
+    }
+
+    /// Takes one row of codes per codebook and the scales.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a row or the scales have another length than the layout asks for,
+    /// [`Error::Code`] when a code is not below its codebook's size,
+    /// [`Error::NotFinite`] when a scale is not a finite number.
+    pub fn with_scales(
+        layout: impl Into<Arc<CodeLayout>>,
+        rows: Vec<Vec<u32>>,
+        scales: Vec<f32>,
+    ) -> Result<Self> {
+        let layout = layout.into();
+        let expected = layout.n_codebooks();
+        if rows.len() != expected {
+            return Err(Error::Shape { what: "rows of codes", expected, actual: rows.len() });
+        }
+        let frames_of = |row: &Vec<u32>, c: &CodebookSpec| row.len() * c.stride as usize;
+        let n_frames = rows.first().zip(layout.codebooks.first()).map_or(0, |(r, c)| frames_of(r, c));
+        for (codebook_idx, (row, spec)) in rows.iter().zip(&layout.codebooks).enumerate() {
+            if frames_of(row, spec) != n_frames {
+                let what = "frames of a row of codes";
+                return Err(Error::Shape { what, expected: n_frames, actual: frames_of(row, spec) });
+            }
+            if let Some(position) = row.iter().position(|&code| code >= spec.size) {
+                let code = row[position];
+                return Err(Error::Code { codebook_idx, position, code, size: spec.size });
+            }
+        }
+        let expected = layout.scale_frames.map_or(0, |frames| n_frames.div_ceil(frames as usize));
+        if scales.len() != expected {
+            return Err(Error::Shape { what: "scales", expected, actual: scales.len() });
+        }
+        if let Some(index) = scales.iter().position(|s| !s.is_finite()) {
+            return Err(Error::NotFinite { what: "scales", index });
+        }
+        Ok(Self { layout, n_frames, rows, scales })
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Arc<CodeLayout> {
+        &self.layout
+    }
+
+    /// How many codebooks the codes have.
+    pub fn n_codebooks(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// How many frames there are.
+    pub fn n_frames(&self) -> usize {
+        self.n_frames
+    }
+
+    /// Whether there is no frame.
+    pub fn is_empty(&self) -> bool {
+        self.n_frames == 0
+    }
+
+    /// The codes of one codebook, if there is such a codebook: `[n_frames / stride]`.
+    pub fn row(&self, codebook_idx: usize) -> Option<&[u32]> {
+        self.rows.get(codebook_idx).map(Vec::as_slice)
+    }
+
+    /// All rows, coarse to fine.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u32]> {
+        self.rows.iter().map(Vec::as_slice)
+    }
+
+    /// One scale per `scale_frames` frames; empty when the layout has none.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// The codes of the first `n_codebooks` codebooks.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when `n_codebooks` is not in 1..=`self.n_codebooks()`.
+    pub fn truncated(&self, n_codebooks: usize) -> Result<Self> {
+        let layout = Arc::new(self.layout.truncated(n_codebooks)?);
+        let rows = self.rows[..n_codebooks].to_vec();
+        Ok(Self { layout, n_frames: self.n_frames, rows, scales: self.scales.clone() })
+    }
+
+    /// The codes of a range of frames.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when the range does not lie inside the frames, or starts or ends inside a
+    /// block; it may end where the codes end.
+    pub fn slice(&self, frames: Range<usize>) -> Result<Self> {
+        let max = self.n_frames as u64;
+        if frames.end > self.n_frames || frames.start > frames.end {
+            let actual = frames.end.max(frames.start) as u64;
+            return Err(Error::Range { what: "frame range", min: 0, max, actual });
+        }
+        let block = self.layout.block_frames as usize;
+        let at_end = frames.end == self.n_frames;
+        if frames.start % block != 0 || !(at_end || frames.end % block == 0) {
+            let odd = if frames.start % block != 0 { frames.start } else { frames.end };
+            let what = "distance of the cut from a block's first frame";
+            return Err(Error::Range { what, min: 0, max: 0, actual: (odd % block) as u64 });
+        }
+        let cut = |(row, spec): (&Vec<u32>, &CodebookSpec)| {
+            let stride = spec.stride as usize;
+            row[frames.start / stride..frames.end / stride].to_vec()
+        };
+        let rows = self.rows.iter().zip(&self.layout.codebooks).map(cut).collect();
+        let scales = self.layout.scale_frames.map_or(Vec::new(), |n| {
+            let n = n as usize;
+            self.scales[frames.start / n..frames.end.div_ceil(n)].to_vec()
+        });
+        Ok(Self { layout: Arc::clone(&self.layout), n_frames: frames.len(), rows, scales })
+    }
+
+    /// Appends codes of the same layout.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when the layouts differ, [`Error::Range`] when `self` ends inside a
+    /// block and `tail` is not empty; nothing is appended then.
+    pub fn append(&mut self, tail: &Self) -> Result<()> {
+        if self.layout != tail.layout {
+            let [left, right] = [&self.layout, &tail.layout].map(|layout| format!("{layout:?}"));
+            return Err(Error::Mismatch { what: "code layout", left, right });
+        }
+        let over = (self.n_frames % self.layout.block_frames as usize) as u64;
+        if over != 0 && !tail.is_empty() {
+            let what = "frames after the last whole block";
+            return Err(Error::Range { what, min: 0, max: 0, actual: over });
+        }
+        for (row, more) in self.rows.iter_mut().zip(&tail.rows) {
+            row.extend_from_slice(more);
+        }
+        self.scales.extend_from_slice(&tail.scales);
+        self.n_frames += tail.n_frames;
+        Ok(())
+    }
+}
+
+fn check(what: &'static str, actual: u64, max: u64) -> Result<()> {
+    if actual == 0 || actual > max {
+        return Err(Error::Range { what, min: 1, max, actual });
+    }
+    Ok(())
+}
+
+/// Least common multiple, as long as it is a block size that we allow.
+fn grow_block(block: u32, frames: u32) -> Result<u32> {
+    let max = u64::from(MAX_BLOCK_FRAMES);
+    check("frames per code", u64::from(frames), max)?;
+    let lcm = u64::from(block / gcd(block, frames)) * u64::from(frames);
+    check("frames per block", lcm, max)?;
+    u32::try_from(lcm).map_err(|_| Error::Range { what: "frames per block", min: 1, max, actual: lcm })
+}
+
+fn gcd(mut a: u32, mut b: u32) -> u32 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a.max(1)
+}
