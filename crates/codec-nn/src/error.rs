@@ -1,0 +1,86 @@
+//! The error of this crate.
+
+use std::path::PathBuf;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a checkpoint was not loaded or a layer did not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The bytes of a checkpoint break its format.
+    #[error("{what} at byte {offset}: {why}")]
+    Format {
+        /// The kind of file.
+        what: &'static str,
+        /// Where it breaks.
+        offset: usize,
+        /// How it breaks.
+        why: String,
+    },
+    /// The configuration asks for something that is specified but not implemented.
+    #[error("{what} `{value}` is not supported")]
+    Unsupported {
+        /// The setting.
+        what: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The configuration is wrong.
+    #[error("configuration: {field}: {why}")]
+    Config {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Tensors that the model needs are not in the checkpoint.
+    #[error("the checkpoint lacks {}", names.join(", "))]
+    MissingTensors {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// Tensors of the checkpoint that the model never read.
+    #[error("the checkpoint holds tensors that the model does not know: {}", names.join(", "))]
+    UnreadTensors {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A tensor or an input has another shape than needed.
+    #[error("{name}: expected shape {expected:?}, got {actual:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// What was needed.
+        expected: Vec<usize>,
+        /// What was given.
+        actual: Vec<usize>,
+    },
+    /// The tensor library failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// The arithmetic kernels refused their input.
+    #[error(transparent)]
+    Kernels(#[from] codec_kernels::Error),
+    /// Codes, audio or a quantizer are not as they must be.
+    #[error(transparent)]
+    Core(#[from] codec_core::Error),
+}
+
+impl From<Error> for codec_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Core(core) => core,
+            other => Self::backend(other),
+        }
+    }
+}
