@@ -17,6 +17,22 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What lies at a path is not a codec that we know.
+    #[error("{path}: not a known codec: {found}", path = path.display())]
+    Unrecognized {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A weight is not a finite number.
+    #[error("{name}: value {index} is not finite")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// Which of its values.
+        index: usize,
+    },
     /// The bytes of a checkpoint break its format.
     #[error("{what} at byte {offset}: {why}")]
     Format {

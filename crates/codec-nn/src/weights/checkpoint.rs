@@ -1,0 +1,270 @@
+//! What lies at a path: weights with their configuration, or the parts of a TFLite codec.
+
+use super::{Dtype, Entry, Weights, torch};
+use crate::error::{Error, Result};
+use candle_core::{DType, Device};
+use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const CONFIG: &str = "config.json";
+/// Weights of a directory, the first that exists; an index lists the shards.
+const WEIGHTS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+/// Names that weights have where a directory does not follow a convention.
+const WEIGHTS_EXTENSIONS: [&str; 5] = ["safetensors", "th", "pth", "pt", "bin"];
+/// Key of the configuration in the metadata of a safetensors file.
+const CONFIG_KEY: &str = "config";
+
+/// A checkpoint before its family is known.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: Option<String>,
+    weights: Option<Weights>,
+    parts: BTreeMap<String, Arc<Vec<u8>>>,
+    sha256: [u8; 32],
+}
+
+impl Checkpoint {
+    /// Opens what lies at `path`: a directory with `config.json` and weights as Hugging Face saves
+    /// them (whole or in shards), a directory of `.tflite` files, or one weights file, whose
+    /// configuration is in its metadata or in a `config.json` beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read, [`Error::Format`] or [`Error::Unsupported`] when a
+    /// file is broken or of an unknown kind, [`Error::Unrecognized`] when a directory holds neither
+    /// weights nor TFLite files.
+    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|source| io_error(path, source))?;
+        if metadata.is_dir() {
+            return Self::open_dir(path, device);
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::from_files(path, folder, vec![path.to_owned()], device)
+    }
+
+    /// Takes the bytes of one weights file; its metadata may hold the configuration.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(bytes: Vec<u8>, device: &Device) -> Result<Self> {
+        let sha256 = Sha256::digest(&bytes).into();
+        let tensors = read_tensors(&Arc::new(bytes))?;
+        let weights = Some(Weights::new(tensors.entries, device));
+        Ok(Self { path: PathBuf::new(), config: tensors.config, weights, parts: BTreeMap::new(), sha256 })
+    }
+
+    /// The configuration, as JSON.
+    pub fn config(&self) -> Option<&str> {
+        self.config.as_deref()
+    }
+
+    /// The tensors.
+    pub fn weights(&self) -> Option<&Weights> {
+        self.weights.as_ref()
+    }
+
+    /// The bytes of one TFLite file.
+    pub fn part(&self, name: &str) -> Option<&[u8]> {
+        self.parts.get(name).map(|bytes| bytes.as_slice())
+    }
+
+    /// Identity of the weights.
+    ///
+    /// For one file its SHA-256; for several the SHA-256 of the lines `HEX  NAME\n` in the order of
+    /// their names, as `sha256sum * | sha256sum` prints it.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
+    /// The error that says what was found.
+    pub(crate) fn unrecognized(&self) -> Error {
+        let found = match (&self.weights, &self.config) {
+            (Some(_), Some(config)) => {
+                format!("weights of model type `{}`", model_type(config).unwrap_or_default())
+            }
+            (Some(weights), None) => {
+                let first: Vec<_> = weights.names().take(3).collect();
+                format!("{} tensors without a {CONFIG}: {}, ...", weights.names().count(), first.join(", "))
+            }
+            (None, _) => format!("the files {}", self.parts.keys().cloned().collect::<Vec<_>>().join(", ")),
+        };
+        Error::Unrecognized { path: self.path.clone(), found }
+    }
+
+    fn open_dir(path: &Path, device: &Device) -> Result<Self> {
+        let names = file_names(path)?;
+        if let Some(name) = WEIGHTS.iter().find(|name| names.contains(**name)) {
+            let files =
+                if name.ends_with(".json") { shards(&path.join(name))? } else { vec![path.join(name)] };
+            return Self::from_files(path, path, files, device);
+        }
+        let with = |extensions: &[&str]| -> Vec<String> {
+            let matches = |name: &&String| {
+                let extension = Path::new(name).extension().and_then(|e| e.to_str());
+                extension.is_some_and(|e| extensions.contains(&e))
+            };
+            names.iter().filter(matches).cloned().collect()
+        };
+        let parts = with(&["tflite"]);
+        match with(&WEIGHTS_EXTENSIONS).as_slice() {
+            [] if parts.is_empty() => {
+                let found = format!("a directory of {} files, none of them weights", names.len());
+                Err(Error::Unrecognized { path: path.to_owned(), found })
+            }
+            [] => {
+                let read = |name: String| Ok((name.clone(), Arc::new(read_file(&path.join(name))?)));
+                let parts = parts.into_iter().map(read).collect::<Result<BTreeMap<_, _>>>()?;
+                let sha256 = identity(&parts);
+                Ok(Self { path: path.to_owned(), config: None, weights: None, parts, sha256 })
+            }
+            [name] => Self::from_files(path, path, vec![path.join(name)], device),
+            several => {
+                let found = format!("several weights files: {}", several.join(", "));
+                Err(Error::Unrecognized { path: path.to_owned(), found })
+            }
+        }
+    }
+
+    /// Joins the tensors of all `files`.
+    fn from_files(path: &Path, folder: &Path, files: Vec<PathBuf>, device: &Device) -> Result<Self> {
+        let (mut entries, mut config) = (BTreeMap::new(), None);
+        let mut read = BTreeMap::new();
+        for file in files {
+            let bytes = Arc::new(read_file(&file)?);
+            let tensors = read_tensors(&bytes)?;
+            if let Some(name) = tensors.entries.keys().find(|name| entries.contains_key(*name)) {
+                let why = format!("{name} is in two of the checkpoint's files");
+                return Err(Error::Config { field: "shards", why });
+            }
+            entries.extend(tensors.entries);
+            config = config.or(tensors.config);
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            read.insert(name, bytes);
+        }
+        let config_path = folder.join(CONFIG);
+        if config.is_none() && config_path.is_file() {
+            config = Some(read_text(&config_path)?);
+        }
+        let weights = Some(Weights::new(entries, device));
+        let sha256 = identity(&read);
+        Ok(Self { path: path.to_owned(), config, weights, parts: BTreeMap::new(), sha256 })
+    }
+}
+
+/// The tensors of one weights file, and the configuration if it carries one.
+#[derive(Debug)]
+pub(super) struct Tensors {
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) config: Option<String>,
+}
+
+/// Reads a weights file of any kind.
+pub(super) fn read_tensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
+    if bytes.starts_with(torch::ZIP_MAGIC) {
+        return Ok(Tensors { entries: torch::read_zip(bytes)?, config: None });
+    }
+    if bytes.starts_with(torch::LEGACY_MAGIC) {
+        return Ok(Tensors { entries: torch::read_legacy(bytes)?, config: None });
+    }
+    // A safetensors file starts with the length of its header, which is JSON.
+    if bytes.get(8) == Some(&b'{') {
+        return read_safetensors(bytes);
+    }
+    let why = "neither safetensors nor a file of torch.save".to_owned();
+    Err(Error::Format { what: "weights", offset: 0, why })
+}
+
+fn read_safetensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
+    let (header_len, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| Error::Format {
+        what: "safetensors",
+        offset: 0,
+        why: e.to_string(),
+    })?;
+    // The eight bytes before the header hold its length.
+    let base = 8 + header_len;
+    let entry = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
+        let dtype = match info.dtype {
+            safetensors::Dtype::F64 => Dtype::Float(DType::F64),
+            safetensors::Dtype::F32 => Dtype::Float(DType::F32),
+            safetensors::Dtype::F16 => Dtype::Float(DType::F16),
+            safetensors::Dtype::BF16 => Dtype::Float(DType::BF16),
+            other => Dtype::Other(format!("{other:?}")),
+        };
+        let data = base + info.data_offsets.0..base + info.data_offsets.1;
+        let entry = Entry { bytes: Arc::clone(bytes), data, dtype, shape: info.shape.clone(), strides: None };
+        (name, entry)
+    };
+    let entries = metadata.tensors().into_iter().map(entry).collect();
+    let config = metadata.metadata().as_ref().and_then(|m| m.get(CONFIG_KEY)).cloned();
+    Ok(Tensors { entries, config })
+}
+
+/// The files that an index lists, each a plain name beside the index.
+fn shards(index: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bad = |why: String| Error::Config { field: "weight_map", why };
+    let parsed: Index = serde_json::from_str(&read_text(index)?).map_err(|e| bad(e.to_string()))?;
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_str().as_ref()))
+    {
+        return Err(bad(format!("`{name}` is not a file name")));
+    }
+    Ok(names.iter().map(|name| index.with_file_name(name)).collect())
+}
+
+/// SHA-256 of one file, or of the list of several.
+fn identity(files: &BTreeMap<String, Arc<Vec<u8>>>) -> [u8; 32] {
+    let digest = |bytes: &Arc<Vec<u8>>| -> [u8; 32] { Sha256::digest(bytes.as_slice()).into() };
+    if let (1, Some(bytes)) = (files.len(), files.values().next()) {
+        return digest(bytes);
+    }
+    let mut list = Sha256::new();
+    for (name, bytes) in files {
+        let hex: String = digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        list.update(format!("{hex}  {name}\n"));
+    }
+    list.finalize().into()
+}
+
+/// The `model_type` of a Hugging Face configuration.
+pub(crate) fn model_type(config: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        model_type: Option<String>,
+    }
+    serde_json::from_str::<Head>(config).ok()?.model_type
+}
+
+fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
+        let entry = entry.map_err(|source| io_error(folder, source))?;
+        if entry.path().is_file() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|source| io_error(path, source))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| io_error(path, source))
+}
+
+fn io_error(path: &Path, source: std::io::Error) -> Error {
+    Error::Io { path: path.to_owned(), source }
+}

@@ -1,0 +1,274 @@
+//! Checkpoints: a tree of named tensors, read strictly.
+//!
+//! What a file is, its bytes say, not its name: safetensors, the zip archive of `torch.save` and the
+//! older row of pickles are told apart by their first bytes. Pickles are read without executing
+//! anything. A tensor that is missing is an error that names it, and [`Weights::finish`] names every
+//! tensor that the model never read.
+
+mod checkpoint;
+mod pickle;
+mod torch;
+
+pub use checkpoint::Checkpoint;
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Shape, Tensor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A checkpoint seen as a directory of tensors.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use codec_nn::weights::Weights;
+/// let bias = Tensor::new(&[0.5f32, 1.0], &Device::Cpu)?;
+/// let file = safetensors::serialize([("encoder.bias", bias)], None)?;
+///
+/// let weights = Weights::from_bytes(file, &Device::Cpu)?;
+/// let bias = weights.pp("encoder").get(2, "bias")?;
+/// assert_eq!(bias.to_vec1::<f32>()?, [0.5, 1.0]);
+/// weights.finish(&[])?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Weights {
+    shared: Arc<Shared>,
+    /// Empty, or a path that ends with a dot.
+    prefix: String,
+}
+
+#[derive(Debug)]
+struct Shared {
+    entries: BTreeMap<String, Entry>,
+    read: Mutex<BTreeSet<String>>,
+    device: Device,
+}
+
+/// One tensor: where its elements lie.
+#[derive(Clone, Debug)]
+struct Entry {
+    bytes: Arc<Vec<u8>>,
+    /// From the first element to the end of the storage.
+    data: Range<usize>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// In elements; `None` for row-major.
+    strides: Option<Vec<usize>>,
+}
+
+#[derive(Clone, Debug)]
+enum Dtype {
+    Float(DType),
+    /// A type that weights do not have, by its name.
+    Other(String),
+}
+
+impl Weights {
+    /// Opens the checkpoint at `path`: a weights file, or a directory that holds one or its shards.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`Error::Unrecognized`] when there are no tensors.
+    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path, device)?;
+        checkpoint.weights().cloned().ok_or_else(|| checkpoint.unrecognized())
+    }
+
+    /// Takes the bytes of one weights file.
+    ///
+    /// # Errors
+    /// [`Error::Format`] or [`Error::Unsupported`] when the bytes are no weights file.
+    pub fn from_bytes(bytes: Vec<u8>, device: &Device) -> Result<Self> {
+        Ok(Self::new(checkpoint::read_tensors(&Arc::new(bytes))?.entries, device))
+    }
+
+    fn new(entries: BTreeMap<String, Entry>, device: &Device) -> Self {
+        let shared = Shared { entries, read: Mutex::default(), device: device.clone() };
+        Self { shared: Arc::new(shared), prefix: String::new() }
+    }
+
+    /// The directory `name` below this one ("push prefix").
+    pub fn pp(&self, name: impl Display) -> Self {
+        Self { shared: Arc::clone(&self.shared), prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// The same tensors under other names; `rename` sees whole names.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when two tensors get one name.
+    pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for (old, entry) in &self.shared.entries {
+            let new = rename(old);
+            if entries.contains_key(&new) {
+                let why = format!("two tensors of the checkpoint mean {new}");
+                return Err(Error::Config { field: "names", why });
+            }
+            entries.insert(new, entry.clone());
+        }
+        Ok(Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) })
+    }
+
+    /// The device that tensors are put on.
+    pub fn device(&self) -> &Device {
+        &self.shared.device
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+
+    /// The shape of a tensor, if there is one of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shared.entries.get(&self.path(name)).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The names of the tensors below this directory, relative to it, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.shared.entries.keys().filter_map(|name| name.strip_prefix(self.prefix.as_str()))
+    }
+
+    /// Reads a tensor as f32.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`] when it is not there, [`Error::Shape`] when its shape is not `shape`,
+    /// [`Error::Unsupported`] when it does not hold floats, [`Error::NotFinite`] when a value is not
+    /// finite.
+    pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let shape = shape.into();
+        let values = self.values(shape.dims(), name)?;
+        Ok(Tensor::from_vec(values, shape, self.device())?)
+    }
+
+    /// Reads a tensor's values in row-major order.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn values(&self, shape: &[usize], name: &str) -> Result<Vec<f32>> {
+        let path = self.path(name);
+        let Some(entry) = self.shared.entries.get(&path) else {
+            return Err(Error::MissingTensors { names: vec![path] });
+        };
+        if entry.shape != shape {
+            return Err(Error::Shape { name: path, expected: shape.to_vec(), actual: entry.shape.clone() });
+        }
+        let values = entry.values(&path)?;
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::NotFinite { name: path, index });
+        }
+        self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        Ok(values)
+    }
+
+    /// Reads the weight of a convolution, folding weight normalization in any of its spellings:
+    /// `NAME_g` and `NAME_v`, `parametrizations.NAME.original0` and `original1`, or `NAME` alone.
+    ///
+    /// The norm runs over all dimensions but the first, in f64, in order.
+    ///
+    /// # Shapes
+    /// The weight: `shape`; the gain: `[shape[0], 1, ...]`.
+    ///
+    /// # Errors
+    /// As [`Weights::get`]; [`Error::NotFinite`] also when a row to normalize is zero.
+    ///
+    /// # Source
+    /// Salimans and Kingma 2016, equation 2, `w = g v / |v|`; `torch.nn.utils.weight_norm`, dim 0.
+    pub fn conv_weight(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let spellings = [
+            (format!("{name}_g"), format!("{name}_v")),
+            (format!("parametrizations.{name}.original0"), format!("parametrizations.{name}.original1")),
+        ];
+        let Some((gain_name, direction_name)) = spellings.iter().find(|(_, v)| self.contains(v)) else {
+            return self.get(shape, name);
+        };
+        let shape = shape.into();
+        let mut gain_shape = vec![1; shape.rank()];
+        if let (Some(gain_rows), Some(&rows)) = (gain_shape.first_mut(), shape.dims().first()) {
+            *gain_rows = rows;
+        }
+        let gains = self.values(&gain_shape, gain_name)?;
+        let mut weight = self.values(shape.dims(), direction_name)?;
+        let row_len = (weight.len() / gains.len().max(1)).max(1);
+        for (row_idx, (row, &gain)) in weight.chunks_exact_mut(row_len).zip(&gains).enumerate() {
+            let norm = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+            if norm == 0.0 {
+                return Err(Error::NotFinite { name: self.path(name), index: row_idx * row_len });
+            }
+            let scale = f64::from(gain) / norm;
+            for v in row {
+                *v = (f64::from(*v) * scale) as f32;
+            }
+        }
+        Ok(Tensor::from_vec(weight, shape, self.device())?)
+    }
+
+    /// Ends the loading: every tensor below this directory must have been read.
+    ///
+    /// `ignored` holds last parts of names, such as `cluster_size`, that the model has no use for.
+    ///
+    /// # Errors
+    /// [`Error::UnreadTensors`] with the names of the others.
+    pub fn finish(&self, ignored: &[&str]) -> Result<()> {
+        let read = self.shared.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ignored = |name: &str| ignored.contains(&name.rsplit('.').next().unwrap_or(name));
+        let mut names: Vec<_> =
+            self.names().filter(|name| !is_ignored(name)).map(|name| self.path(name)).collect();
+        names.retain(|path| !read.contains(path));
+        if names.is_empty() { Ok(()) } else { Err(Error::UnreadTensors { names }) }
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+impl Entry {
+    fn values(&self, path: &str) -> Result<Vec<f32>> {
+        let dtype = match &self.dtype {
+            Dtype::Float(dtype) => *dtype,
+            Dtype::Other(name) => {
+                return Err(Error::Unsupported {
+                    what: "type of a weight",
+                    value: format!("{name} of {path}"),
+                });
+            }
+        };
+        let data = &self.bytes[self.data.clone()];
+        let n_elements = self.shape.iter().product::<usize>();
+        let size = dtype.size_in_bytes();
+        let dense = match self.strides.as_deref().filter(|strides| !is_row_major(&self.shape, strides)) {
+            None => data[..n_elements * size].to_vec(),
+            Some(strides) => gather(data, size, &self.shape, strides),
+        };
+        let tensor = Tensor::from_raw_buffer(&dense, dtype, &[n_elements], &Device::Cpu)?;
+        Ok(tensor.to_dtype(DType::F32)?.to_vec1()?)
+    }
+}
+
+fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
+    let mut expected = 1;
+    shape.iter().zip(strides).rev().all(|(&dim, &stride)| {
+        let fits = dim == 1 || stride == expected;
+        expected *= dim;
+        fits
+    }) || shape.contains(&0)
+}
+
+/// Copies a strided view into row-major order; the view was checked against its storage.
+fn gather(data: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
+    let n_elements = shape.iter().product::<usize>();
+    let mut out = Vec::with_capacity(n_elements * size);
+    for element_idx in 0..n_elements {
+        let mut rest = element_idx;
+        let mut at = 0;
+        for (&dim, &stride) in shape.iter().zip(strides).rev() {
+            at += rest % dim * stride;
+            rest /= dim;
+        }
+        out.extend_from_slice(&data[at * size..(at + 1) * size]);
+    }
+    out
+}
