@@ -1,0 +1,225 @@
+//! Files that appear under their name only when they are complete.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use tempfile::{Builder, NamedTempFile};
+
+/// A file that is written beside its final place and moved there by [`AtomicFile::commit`].
+///
+/// Whatever happens before the commit, an error, a drop or a killed process, leaves the final
+/// name as it was. A drop also removes the temporary file; a killed process leaves it behind as
+/// `.codec-*.tmp`. Writes are buffered.
+///
+/// A path that names something other than a regular file, such as `/dev/null` or a FIFO, is
+/// written in place: to rename over a device would destroy it.
+///
+/// ```
+/// use codec_io::atomic::AtomicFile;
+/// use std::io::Write;
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("out.bin");
+/// let mut file = AtomicFile::create(&path)?;
+/// file.write_all(b"whole")?;
+/// assert!(!path.exists());
+/// file.commit()?;
+/// assert_eq!(std::fs::read(&path)?, b"whole");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct AtomicFile {
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Beside { temporary: BufWriter<NamedTempFile>, folder: PathBuf, path: PathBuf },
+    InPlace(BufWriter<File>),
+}
+
+impl AtomicFile {
+    /// Opens a temporary file in the folder of `path`; a link is followed to what it names.
+    ///
+    /// # Errors
+    /// As creating a file in that folder; `IsADirectory` when `path` is a folder.
+    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        let path = match fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(found) if !found.is_file() => {
+                let file = OpenOptions::new().write(true).open(path)?;
+                return Ok(Self { sink: Sink::InPlace(BufWriter::new(file)) });
+            }
+            Ok(_) => fs::canonicalize(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_path_buf(),
+            Err(error) => return Err(error),
+        };
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        // Not derived from the file's name: that one may already be as long as names can be.
+        let mut builder = Builder::new();
+        builder.prefix(".codec-").suffix(".tmp");
+        if let Some(permissions) = usual_permissions(&path) {
+            builder.permissions(permissions);
+        }
+        let temporary = BufWriter::new(builder.tempfile_in(&folder)?);
+        Ok(Self { sink: Sink::Beside { temporary, folder, path } })
+    }
+
+    /// Moves the file to its final name, after its bytes have reached the disk.
+    ///
+    /// # Errors
+    /// As writing, synchronising and renaming a file; the final name is then as it was before,
+    /// except when only the folder could not be synchronised.
+    pub fn commit(self) -> io::Result<()> {
+        match self.sink {
+            Sink::Beside { temporary, folder, path } => {
+                let temporary = temporary.into_inner().map_err(io::IntoInnerError::into_error)?;
+                temporary.as_file().sync_all()?;
+                temporary.persist(path).map_err(|refused| refused.error)?;
+                sync_folder(&folder)
+            }
+            Sink::InPlace(mut file) => file.flush(),
+        }
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.sink {
+            Sink::Beside { temporary, .. } => temporary.write(bytes),
+            Sink::InPlace(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.sink {
+            Sink::Beside { temporary, .. } => temporary.flush(),
+            Sink::InPlace(file) => file.flush(),
+        }
+    }
+}
+
+impl Seek for AtomicFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match &mut self.sink {
+            Sink::Beside { temporary, .. } => temporary.seek(to),
+            Sink::InPlace(file) => file.seek(to),
+        }
+    }
+}
+
+/// The permissions of the file that is replaced, or those that a new file gets: temporary files
+/// are private by default, results are not.
+#[cfg(unix)]
+fn usual_permissions(path: &Path) -> Option<Permissions> {
+    use std::os::unix::fs::PermissionsExt;
+    let replaced = fs::metadata(path).ok().map(|found| found.permissions());
+    Some(replaced.unwrap_or_else(|| Permissions::from_mode(0o666)))
+}
+
+#[cfg(not(unix))]
+fn usual_permissions(_: &Path) -> Option<Permissions> {
+    None
+}
+
+/// Makes the new name itself durable, where folders can be synchronised.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some network file systems do not know the operation.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        fs::read_dir(folder).unwrap().map(name).collect()
+    }
+
+    #[test]
+    fn a_drop_leaves_nothing_and_keeps_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(&[1; 100_000]).unwrap();
+        assert_eq!(names(folder.path()).len(), 1, "the temporary file");
+        drop(file);
+        assert!(names(folder.path()).is_empty());
+
+        fs::write(&path, b"old").unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        file.flush().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        drop(file);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_commit_replaces_and_seeking_back_patches() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        fs::write(&path, b"old and longer").unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"..cd").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(b"ab").unwrap();
+        file.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"abcd");
+        assert_eq!(names(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = AtomicFile::create(folder.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_has_the_permissions_that_any_new_file_has() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, plain] = ["ours", "plain"].map(|name| folder.path().join(name));
+        AtomicFile::create(&ours).unwrap().commit().unwrap();
+        fs::write(&plain, b"").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_are_written_in_place_and_links_are_followed() {
+        use std::os::unix::fs::FileTypeExt;
+        let mut file = AtomicFile::create("/dev/null").unwrap();
+        file.write_all(b"gone").unwrap();
+        file.commit().unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+
+        let folder = tempfile::tempdir().unwrap();
+        let [target, link] = ["target", "link"].map(|name| folder.path().join(name));
+        fs::write(&target, b"old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let mut file = AtomicFile::create(&link).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+}
