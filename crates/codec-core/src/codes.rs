@@ -1,6 +1,7 @@
 //! Codes and the layout that they follow.
 
 use crate::error::{Error, Result};
+use crate::info::Ratio;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ impl CodebookSpec {
 /// let snac = CodeLayout::new([4, 2, 1].map(|stride| CodebookSpec { size: 4096, stride }).to_vec())?;
 /// assert_eq!(snac.block_frames(), 4);
 /// assert_eq!(snac.bits_per_block(3)?, 12 + 2 * 12 + 4 * 12);
+/// assert_eq!(snac.bits_per_frame(3)?.to_f64(), 21.0);
 /// # Ok::<(), codec_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +122,20 @@ impl CodeLayout {
         Ok(self.codebooks[..n_codebooks].iter().map(bits).sum())
     }
 
+    /// Bits that the codes of the first `n_codebooks` codebooks take per frame, without scales.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when `n_codebooks` is not in 1..=`self.n_codebooks()`.
+    pub fn bits_per_frame(&self, n_codebooks: usize) -> Result<Ratio> {
+        let bits = self.bits_per_block(n_codebooks)?;
+        Ratio::new(bits, self.block_frames.into()).ok_or(Error::Range {
+            what: "frames per block",
+            min: 1,
+            max: MAX_BLOCK_FRAMES.into(),
+            actual: 0,
+        })
+    }
+
     /// The layout of the first `n_codebooks` codebooks.
     ///
     /// # Errors
@@ -190,12 +206,15 @@ impl Codes {
         if rows.len() != expected {
             return Err(Error::Shape { what: "rows of codes", expected, actual: rows.len() });
         }
-        let frames_of = |row: &Vec<u32>, c: &CodebookSpec| row.len() * c.stride as usize;
-        let n_frames = rows.first().zip(layout.codebooks.first()).map_or(0, |(r, c)| frames_of(r, c));
+        // More frames than can be counted are not equal to any other number of frames.
+        let frames_of = |row: &Vec<u32>, c: &CodebookSpec| row.len().checked_mul(c.stride as usize);
+        let n_frames = rows.first().zip(layout.codebooks.first()).and_then(|(r, c)| frames_of(r, c));
+        let n_frames = n_frames.ok_or(too_many_frames())?;
         for (codebook_idx, (row, spec)) in rows.iter().zip(&layout.codebooks).enumerate() {
-            if frames_of(row, spec) != n_frames {
-                let what = "frames of a row of codes";
-                return Err(Error::Shape { what, expected: n_frames, actual: frames_of(row, spec) });
+            if frames_of(row, spec) != Some(n_frames) {
+                let what = "codes of a row";
+                let expected = n_frames / spec.stride as usize;
+                return Err(Error::Shape { what, expected, actual: row.len() });
             }
             if let Some(position) = row.iter().position(|&code| code >= spec.size) {
                 let code = row[position];
@@ -240,6 +259,11 @@ impl Codes {
     /// All rows, coarse to fine.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u32]> {
         self.rows.iter().map(Vec::as_slice)
+    }
+
+    /// Gives the rows away, coarse to fine.
+    pub fn into_rows(self) -> Vec<Vec<u32>> {
+        self.rows
     }
 
     /// One scale per `scale_frames` frames; empty when the layout has none.
@@ -302,13 +326,18 @@ impl Codes {
             let what = "frames after the last whole block";
             return Err(Error::Range { what, min: 0, max: 0, actual: over });
         }
+        let n_frames = self.n_frames.checked_add(tail.n_frames).ok_or(too_many_frames())?;
         for (row, more) in self.rows.iter_mut().zip(&tail.rows) {
             row.extend_from_slice(more);
         }
         self.scales.extend_from_slice(&tail.scales);
-        self.n_frames += tail.n_frames;
+        self.n_frames = n_frames;
         Ok(())
     }
+}
+
+fn too_many_frames() -> Error {
+    Error::Range { what: "frames", min: 0, max: usize::MAX as u64, actual: u64::MAX }
 }
 
 fn check(what: &'static str, actual: u64, max: u64) -> Result<()> {

@@ -61,6 +61,19 @@ pub enum Error {
         /// Where it was found.
         index: usize,
     },
+    /// The result does not fit into memory.
+    #[error("{what}: no memory for {n_rows} x {row_len} values")]
+    Memory {
+        /// The quantity that is too large.
+        what: &'static str,
+        /// Number of rows.
+        n_rows: usize,
+        /// Values per row.
+        row_len: usize,
+    },
+    /// The arithmetic refused its operands.
+    #[error(transparent)]
+    Kernel(#[from] codec_kernels::Error),
     /// The codec that runs behind the trait failed.
     #[error("{0}")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),

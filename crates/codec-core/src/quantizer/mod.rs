@@ -1,4 +1,33 @@
 //! Quantizers: latents to codes and back.
+//!
+//! | type | codebooks | used by |
+//! | --- | --- | --- |
+//! | [`Vq`] | one, searched by Euclidean distance or by cosine similarity | single-codebook codecs |
+//! | [`Rvq`] | stages on residuals, each with its stride and projections | EnCodec, DAC, SNAC, SoundStream |
+//! | [`SplitRvq`] | a semantic and an acoustic [`Rvq`] of the same latents | Mimi |
+//! | [`Grouped`] | one quantizer for each run of values | HiFi-Codec; group FSQ |
+//! | [`Fsq`] | a grid that needs no table | NanoCodec |
+//!
+//! Each encodes and decodes with any prefix of its codebooks, and a frame's result depends on that
+//! frame alone (with strides: on its block alone), bit for bit: neither the number of frames in the
+//! call nor the number of threads nor the CPU changes it.
+
+mod blocks;
+mod fsq;
+mod grouped;
+mod projection;
+mod rvq;
+mod split;
+#[cfg(test)]
+mod testing;
+mod vq;
+
+pub use fsq::Fsq;
+pub use grouped::Grouped;
+pub use projection::{Projection, Projections};
+pub use rvq::Rvq;
+pub use split::SplitRvq;
+pub use vq::Vq;
 
 use crate::codes::{CodeLayout, Codes};
 use crate::error::{Error, Result};
@@ -51,7 +80,8 @@ impl<'a> Latents<'a> {
 pub enum Distance {
     /// The entry with the smallest squared Euclidean distance.
     Euclidean,
-    /// The entry with the largest cosine similarity.
+    /// The entry with the largest cosine similarity: the smallest Euclidean distance once both
+    /// sides have unit length.
     Cosine,
 }
 
@@ -76,4 +106,54 @@ pub trait Quantizer: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Mismatch`] when the codes' layout is not a prefix of this quantizer's.
     fn decode(&self, codes: &Codes) -> Result<Vec<f32>>;
+}
+
+/// Checks what [`Quantizer::encode`] promises to refuse.
+fn check_latents(layout: &CodeLayout, dim: usize, latents: Latents<'_>, n_codebooks: usize) -> Result<()> {
+    layout.check_n_codebooks(n_codebooks)?;
+    if latents.dim() != dim {
+        return Err(Error::Shape { what: "latent dimension", expected: dim, actual: latents.dim() });
+    }
+    let stride = layout.stride_frames() as usize;
+    let over = latents.n_frames() % stride;
+    if over != 0 {
+        return Err(Error::Shape { what: "frames of the last block", expected: stride, actual: over });
+    }
+    check_finite("latents", latents.data())
+}
+
+/// Checks what [`Quantizer::decode`] promises to refuse.
+fn check_codes(layout: &CodeLayout, codes: &Codes) -> Result<()> {
+    if !codes.layout().is_prefix_of(layout) {
+        let [left, right] = [codes.layout().as_ref(), layout].map(|layout| format!("{layout:?}"));
+        return Err(Error::Mismatch { what: "code layout", left, right });
+    }
+    Ok(())
+}
+
+fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|x| !x.is_finite()) {
+        Some(index) => Err(Error::NotFinite { what, index }),
+        None => Ok(()),
+    }
+}
+
+/// The product of some sizes, none of them zero, as the length of a slice.
+fn checked_len(what: &'static str, sizes: &[usize]) -> Result<usize> {
+    let max = (isize::MAX as usize / size_of::<f32>()) as u64;
+    let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+    match product {
+        Some(len) if len != 0 && len as u64 <= max => Ok(len),
+        len => Err(Error::Range { what, min: 1, max, actual: len.map_or(u64::MAX, |len| len as u64) }),
+    }
+}
+
+/// `n_rows * row_len` zeros, or an error when there is not that much memory.
+fn zeros(what: &'static str, n_rows: usize, row_len: usize) -> Result<Vec<f32>> {
+    let too_many = || Error::Memory { what, n_rows, row_len };
+    let len = n_rows.checked_mul(row_len).ok_or_else(too_many)?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| too_many())?;
+    values.resize(len, 0.0);
+    Ok(values)
 }

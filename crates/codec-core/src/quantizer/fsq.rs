@@ -1,0 +1,196 @@
+//! Finite scalar quantization: each value is rounded to one of a few levels; no codebook to search.
+
+use crate::codes::{CodeLayout, CodebookSpec, Codes, MAX_CODEBOOK_SIZE};
+use crate::error::{Error, Result};
+use crate::quantizer::blocks::{decode_blocks, encode_blocks, grown};
+use crate::quantizer::{Latents, Projections, Quantizer};
+use codec_kernels::{Unary, unary_in_place};
+
+/// A grid of `levels[0] x levels[1] x ...` points as one codebook, optionally between two
+/// projections.
+///
+/// Value `i` is bounded to `tanh(x + shift) * half - offset` and rounded, ties to even, to one of
+/// `levels[i]` whole numbers around zero: `-(l - 1) / 2 ..= (l - 1) / 2` for an odd number `l` of
+/// levels, `-l / 2 ..= l / 2 - 1` for an even one. The code is the mixed-radix number of the levels,
+/// the first value least significant. A decoded value is the whole number divided by `l / 2`,
+/// rounded down, so it lies in [-1, 1].
+///
+/// # Source
+/// Mentzer et al. 2023, arXiv 2309.15505, appendix A.1; google-research/google-research,
+/// `fsq/fsq.ipynb`, with its constant `eps = 1e-3`.
+///
+/// ```
+/// use codec_core::quantizer::{Fsq, Latents, Quantizer};
+/// let fsq = Fsq::new(&[5, 3])?;
+/// let codes = fsq.encode(Latents::new(&[0.0, 9.0], 2)?, 1)?;
+/// assert_eq!(codes.row(0), Some([2 + 5 * 2].as_slice()));
+/// assert_eq!(fsq.decode(&codes)?, [0.0, 1.0]);
+/// # Ok::<(), codec_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Fsq {
+    layout: CodeLayout,
+    grid: Vec<Level>,
+    projections: Option<Projections>,
+}
+
+impl Fsq {
+    /// A grid with the given number of levels for each value.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when there is no value, when a number of levels is below 2, or when the grid
+    /// has more than [`MAX_CODEBOOK_SIZE`] points.
+    pub fn new(levels: &[u32]) -> Result<Self> {
+        let max = u64::from(MAX_CODEBOOK_SIZE);
+        if levels.is_empty() {
+            return Err(Error::Range { what: "latent dimension", min: 1, max, actual: 0 });
+        }
+        let mut size = 1_u32;
+        let mut grid = Vec::new();
+        for &n_levels in levels {
+            if n_levels < 2 {
+                return Err(Error::Range { what: "levels", min: 2, max, actual: n_levels.into() });
+            }
+            let points = u64::from(size) * u64::from(n_levels);
+            let grown = u32::try_from(points).ok().filter(|&points| points <= MAX_CODEBOOK_SIZE);
+            size = grown.ok_or(Error::Range { what: "points of the grid", min: 2, max, actual: points })?;
+            grid.push(Level::new(n_levels));
+        }
+        let layout = CodeLayout::new(vec![CodebookSpec { size, stride: 1 }])?;
+        Ok(Self { layout, grid, projections: None })
+    }
+
+    /// Rounds between two projections: `dim` to one value per level and back.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the projections do not lead to as many values as there are levels.
+    pub fn with_projections(mut self, projections: Projections) -> Result<Self> {
+        projections.check_inner(self.grid.len())?;
+        self.projections = Some(projections);
+        Ok(self)
+    }
+
+    /// The number of levels of each value.
+    pub fn levels(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.grid.iter().map(|level| level.n_levels)
+    }
+
+    /// The projections, if there are any.
+    pub fn projections(&self) -> Option<&Projections> {
+        self.projections.as_ref()
+    }
+
+    fn encode_block(&self, bounded: &mut Vec<f32>, xs: &[f32], codes: &mut [u32]) -> Result<()> {
+        let bounded = grown(bounded, codes.len() * self.grid.len());
+        match &self.projections {
+            Some(projections) => projections.input().apply(xs, bounded)?,
+            None => bounded.copy_from_slice(xs),
+        }
+        let rows = bounded.chunks_exact_mut(self.grid.len());
+        rows.for_each(|row| row.iter_mut().zip(&self.grid).for_each(|(x, level)| *x += level.shift));
+        unary_in_place(Unary::Tanh, bounded);
+        for (row, code) in bounded.chunks_exact(self.grid.len()).zip(codes) {
+            // Horner's rule over the mixed radix, most significant value first.
+            let digits = row.iter().zip(&self.grid).rev();
+            *code = digits.fold(0, |code, (&x, level)| code * level.n_levels + level.digit(x));
+        }
+        Ok(())
+    }
+
+    fn decode_block(&self, points: &mut Vec<f32>, codes: &[u32], out: &mut [f32]) -> Result<()> {
+        let look_up = |out: &mut [f32]| {
+            for (row, &code) in out.chunks_exact_mut(self.grid.len()).zip(codes) {
+                let mut rest = code;
+                for (x, level) in row.iter_mut().zip(&self.grid) {
+                    *x = level.value(rest % level.n_levels);
+                    rest /= level.n_levels;
+                }
+            }
+        };
+        match &self.projections {
+            None => look_up(out),
+            Some(projections) => {
+                let points = grown(points, codes.len() * self.grid.len());
+                look_up(points);
+                projections.output().apply(points, out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Quantizer for Fsq {
+    fn layout(&self) -> &CodeLayout {
+        &self.layout
+    }
+
+    fn dim(&self) -> usize {
+        self.projections.as_ref().map_or(self.grid.len(), |p| p.input().n_in())
+    }
+
+    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
+        encode_blocks(&self.layout, self.dim(), latents, n_codebooks, |bounded, xs, codes| {
+            self.encode_block(bounded, xs, codes)
+        })
+    }
+
+    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
+        decode_blocks(&self.layout, self.dim(), codes, |points, rows, out| {
+            rows.iter().try_for_each(|row| self.decode_block(points, row, out))
+        })
+    }
+}
+
+/// The levels of one value.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    n_levels: u32,
+    /// Added before the bound, so that an input of 0 stays 0 when the levels are even in number.
+    shift: f32,
+    /// Half the width of the bounded range.
+    half: f32,
+    /// How far an even number of levels lies below zero.
+    offset: f32,
+}
+
+impl Level {
+    fn new(n_levels: u32) -> Self {
+        // Keeps the bounded value clear of the next whole number.
+        const EPS: f64 = 1e-3;
+        let half = f64::from(n_levels - 1) * (1.0 - EPS) / 2.0;
+        let offset = if n_levels % 2 == 0 { 0.5 } else { 0.0 };
+        let shift = tan(offset / half);
+        Self { n_levels, shift: shift as f32, half: half as f32, offset: offset as f32 }
+    }
+
+    /// Index of the level of a value that went through tanh; the middle one for not-a-number.
+    fn digit(self, tanh: f32) -> u32 {
+        let whole = (tanh * self.half - self.offset).round_ties_even();
+        // With very many levels, f32 rounding may reach past the last one.
+        let digit = i64::from(self.n_levels / 2).saturating_add(whole as i64);
+        digit.clamp(0, i64::from(self.n_levels - 1)) as u32
+    }
+
+    /// The value in [-1, 1] of a level.
+    fn value(self, digit: u32) -> f32 {
+        let half_width = self.n_levels / 2;
+        (digit as f32 - half_width as f32) / half_width as f32
+    }
+}
+
+/// Tangent of `x` in [0, 1.1], to about 1e-15: the standard library's is the platform's, and may
+/// differ in the last bit from one to the next.
+fn tan(x: f64) -> f64 {
+    const N_TERMS: u32 = 12;
+    let series = |first: f64, first_power: u32| {
+        let mut term = first;
+        let mut sum = first;
+        for i in 1..N_TERMS {
+            let power = f64::from(first_power + 2 * i);
+            term *= -x * x / (power * (power - 1.0));
+            sum += term;
+        }
+        sum
+    };
+    series(x, 1) / series(1.0, 0)
+}

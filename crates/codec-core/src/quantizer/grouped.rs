@@ -1,0 +1,125 @@
+//! Grouped quantization: the latent's values are dealt out in runs, one quantizer for each run.
+
+use crate::codes::{CodeLayout, Codes};
+use crate::error::{Error, Result};
+use crate::quantizer::{Latents, Quantizer, check_codes, check_latents, zeros};
+
+/// One quantizer for each group of consecutive values; `Grouped<Rvq>` is grouped RVQ.
+///
+/// Codebook order: stage by stage, and within a stage group by group, so that a prefix refines all
+/// groups alike. Codebook `k` of `n_groups` equal groups is stage `k / n_groups` of group
+/// `k % n_groups`; a group that has run out of stages is passed over. A group of which a prefix
+/// holds no codebook decodes to zeros.
+///
+/// # Source
+/// Yang et al. 2023, arXiv 2305.02765 (group-residual vector quantization). The order is ours: the
+/// paper's code keeps the groups apart.
+#[derive(Clone, Debug)]
+pub struct Grouped<Q> {
+    layout: CodeLayout,
+    dim: usize,
+    groups: Vec<Q>,
+    /// The group of each codebook.
+    owners: Vec<usize>,
+}
+
+impl<Q: Quantizer> Grouped<Q> {
+    /// Takes the quantizers of the groups, in the order of the latent's values.
+    ///
+    /// # Errors
+    /// [`Error::Range`] as [`CodeLayout::new`], and when the dimensions add up to more than a
+    /// latent can have; [`Error::Mismatch`] when a group's layout has scales.
+    pub fn new(groups: Vec<Q>) -> Result<Self> {
+        let codebooks = |group: &Q| group.layout().codebooks().to_vec();
+        let mut left: Vec<_> = groups.iter().map(|group| codebooks(group).into_iter()).collect();
+        let (mut specs, mut owners) = (Vec::new(), Vec::new());
+        loop {
+            let before = specs.len();
+            for (group_idx, stages) in left.iter_mut().enumerate() {
+                if let Some(spec) = stages.next() {
+                    specs.push(spec);
+                    owners.push(group_idx);
+                }
+            }
+            if specs.len() == before {
+                break;
+            }
+        }
+        let layout = CodeLayout::new(specs)?;
+        if let Some(odd) = groups.iter().find(|group| group.layout().scale_frames().is_some()) {
+            let right = format!("{:?}", odd.layout());
+            return Err(Error::Mismatch {
+                what: "code layout",
+                left: "a layout without scales".into(),
+                right,
+            });
+        }
+        let max = usize::MAX as u64;
+        let dim = groups.iter().try_fold(0_usize, |sum, group| sum.checked_add(group.dim()));
+        let dim = dim.ok_or(Error::Range { what: "latent dimension", min: 1, max, actual: max })?;
+        Ok(Self { layout, dim, groups, owners })
+    }
+
+    /// The quantizers of the groups.
+    pub fn groups(&self) -> &[Q] {
+        &self.groups
+    }
+
+    /// Each group with its range of values and the codebooks that the first `n_codebooks` hold of it.
+    fn parts(&self, n_codebooks: usize) -> impl Iterator<Item = (&Q, std::ops::Range<usize>, Vec<usize>)> {
+        let mut start = 0;
+        self.groups.iter().enumerate().map(move |(group_idx, group)| {
+            let values = start..start + group.dim();
+            start = values.end;
+            let of_group = |&k: &usize| self.owners[k] == group_idx;
+            (group, values, (0..n_codebooks).filter(of_group).collect())
+        })
+    }
+}
+
+impl<Q: Quantizer> Quantizer for Grouped<Q> {
+    fn layout(&self) -> &CodeLayout {
+        &self.layout
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
+        check_latents(&self.layout, self.dim, latents, n_codebooks)?;
+        let mut rows = vec![Vec::new(); n_codebooks];
+        let mut of_group = Vec::new();
+        for (group, values, codebooks) in self.parts(n_codebooks) {
+            if codebooks.is_empty() {
+                continue;
+            }
+            of_group.clear();
+            latents
+                .data()
+                .chunks_exact(self.dim)
+                .for_each(|row| of_group.extend_from_slice(&row[values.clone()]));
+            let codes = group.encode(Latents::new(&of_group, group.dim())?, codebooks.len())?;
+            for (codebook_idx, row) in codebooks.into_iter().zip(codes.into_rows()) {
+                rows[codebook_idx] = row;
+            }
+        }
+        Codes::new(self.layout.truncated(n_codebooks)?, rows)
+    }
+
+    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
+        check_codes(&self.layout, codes)?;
+        let mut out = zeros("decoded latents", codes.n_frames(), self.dim)?;
+        for (group, values, codebooks) in self.parts(codes.n_codebooks()) {
+            if codebooks.is_empty() {
+                continue;
+            }
+            let rows = codebooks.iter().filter_map(|&k| codes.row(k)).map(<[u32]>::to_vec).collect();
+            let decoded = group.decode(&Codes::new(group.layout().truncated(codebooks.len())?, rows)?)?;
+            for (row, part) in out.chunks_exact_mut(self.dim).zip(decoded.chunks_exact(values.len())) {
+                row[values.clone()].copy_from_slice(part);
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,440 @@
+//! Vector quantization: one codebook, searched whole.
+//!
+//! Deviation: DAC forms `z + (q - z)` in its forward pass, to let gradients through, and so hands
+//! on `q` with a rounding error; here a decoded latent is the entry itself.
+
+use crate::codes::{CodeLayout, CodebookSpec, Codes, MAX_CODEBOOK_SIZE};
+use crate::error::Result;
+use crate::quantizer::blocks::{decode_blocks, encode_blocks, grown};
+use crate::quantizer::{Distance, Latents, Projections, Quantizer, check_finite};
+use codec_kernels::{PackedMatrix, Rows, Start, gemm, squared_norms};
+
+/// One codebook, optionally between two projections.
+///
+/// The whole codebook is searched with one matrix product per panel of entries; distances are
+/// compared as `(|x|^2 - 2 x.e) + |e|^2`, rounded in this order, and the first smallest wins.
+/// [`Distance::Cosine`] divides both sides by their norms (at least 1e-12) first, and still decodes
+/// to the entry as it stands in the codebook. Latents so large that distances are not finite get
+/// the code of whatever finite distance is left, or else code 0.
+///
+/// # Source
+/// van den Oord et al. 2017, arXiv 1711.00937. Order of the distance: facebookresearch/encodec,
+/// `quantization/core_vq.py`, `EuclideanCodebook.quantize`. Normalised look-up and projections:
+/// descriptinc/descript-audio-codec, `nn/quantize.py`, `VectorQuantize`.
+///
+/// ```
+/// use codec_core::quantizer::{Distance, Latents, Quantizer, Vq};
+/// let vq = Vq::new(vec![1.0, 0.0, 0.0, 1.0], 2, Distance::Euclidean)?;
+/// let codes = vq.encode(Latents::new(&[0.9, 0.2, -1.0, 0.5], 2)?, 1)?;
+/// assert_eq!(codes.row(0), Some([0, 1].as_slice()));
+/// assert_eq!(vq.decode(&codes)?, [1.0, 0.0, 0.0, 1.0]);
+/// # Ok::<(), codec_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Vq {
+    layout: CodeLayout,
+    distance: Distance,
+    codebook: Vec<f32>,
+    codebook_dim: usize,
+    panels: Vec<Panel>,
+    projections: Option<Projections>,
+}
+
+impl Vq {
+    /// Takes a codebook.
+    ///
+    /// # Shapes
+    /// `codebook`: `[codebook_size, codebook_dim]`.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when `codebook_dim` is zero or the number of entries is not in
+    /// 1..=[`MAX_CODEBOOK_SIZE`], [`Error::Shape`] when the last entry is not whole,
+    /// [`Error::NotFinite`] when a value is not finite.
+    pub fn new(codebook: Vec<f32>, codebook_dim: usize, distance: Distance) -> Result<Self> {
+        let entries = Latents::new(&codebook, codebook_dim)?;
+        let layout = CodeLayout::new(vec![CodebookSpec { size: codebook_size(entries), stride: 1 }])?;
+        check_finite("codebook", &codebook)?;
+
+        let mut searched = codebook.clone();
+        if distance == Distance::Cosine {
+            normalize(&mut searched, codebook_dim, &mut vec![0.0; entries.n_frames()])?;
+        }
+        let panels = searched.chunks(PANEL_ENTRIES.saturating_mul(codebook_dim));
+        let panels = panels.map(|entries| Panel::new(entries, codebook_dim)).collect::<Result<_>>()?;
+        Ok(Self { layout, distance, codebook, codebook_dim, panels, projections: None })
+    }
+
+    /// Looks up between two projections: `dim` to `codebook_dim` and back.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the projections do not lead to `codebook_dim`.
+    pub fn with_projections(mut self, projections: Projections) -> Result<Self> {
+        projections.check_inner(self.codebook_dim)?;
+        self.projections = Some(projections);
+        Ok(self)
+    }
+
+    /// The entries, `[codebook_size, codebook_dim]`.
+    pub fn codebook(&self) -> &[f32] {
+        &self.codebook
+    }
+
+    /// Values per entry.
+    pub fn codebook_dim(&self) -> usize {
+        self.codebook_dim
+    }
+
+    /// Number of entries.
+    pub fn codebook_size(&self) -> usize {
+        self.codebook.len() / self.codebook_dim
+    }
+
+    /// How the codebook is searched.
+    pub fn distance(&self) -> Distance {
+        self.distance
+    }
+
+    /// The projections, if there are any.
+    pub fn projections(&self) -> Option<&Projections> {
+        self.projections.as_ref()
+    }
+
+    /// Codes of rows `xs`, `[n, dim]`, into `codes`, `[n]`.
+    pub(crate) fn encode_rows(&self, scratch: &mut Scratch, xs: &[f32], codes: &mut [u32]) -> Result<()> {
+        let (dim, inner) = (self.dim(), self.codebook_dim);
+        let Scratch { looked_up, products, norms, nearest } = scratch;
+        for (xs, codes) in xs.chunks(SEARCH_ROWS.saturating_mul(dim)).zip(codes.chunks_mut(SEARCH_ROWS)) {
+            let n_rows = codes.len();
+            let norms = grown(norms, n_rows);
+            let looked_up = match (&self.projections, self.distance) {
+                (None, Distance::Euclidean) => xs,
+                (projections, distance) => {
+                    let rows = grown(looked_up, n_rows * inner);
+                    match projections {
+                        Some(projections) => projections.input().apply(xs, rows)?,
+                        None => rows.copy_from_slice(xs),
+                    }
+                    if distance == Distance::Cosine {
+                        normalize(rows, inner, norms)?;
+                    }
+                    rows
+                }
+            };
+            squared_norms(looked_up, inner, norms)?;
+            nearest.clear();
+            nearest.resize(n_rows, Nearest { distance: f32::INFINITY, entry_idx: 0 });
+            let rows = Rows::new(looked_up, n_rows, inner, inner)?;
+            let mut first_idx = 0;
+            for panel in &self.panels {
+                let size = panel.norms.len();
+                let products = grown(products, n_rows * size);
+                gemm(rows, &panel.entries, Start::Zero, products)?;
+                for ((products, &norm), nearest) in
+                    products.chunks_exact_mut(size).zip(norms.iter()).zip(nearest.iter_mut())
+                {
+                    panel.search(products, norm, first_idx, nearest);
+                }
+                first_idx += PANEL_ENTRIES as u32;
+            }
+            for (code, nearest) in codes.iter_mut().zip(nearest.iter()) {
+                *code = nearest.entry_idx;
+            }
+        }
+        Ok(())
+    }
+
+    /// Latents of `codes`, `[n]`, which are below the codebook's size, into `out`, `[n, dim]`.
+    pub(crate) fn decode_rows(&self, scratch: &mut Scratch, codes: &[u32], out: &mut [f32]) -> Result<()> {
+        let inner = self.codebook_dim;
+        let look_up = |out: &mut [f32]| {
+            for (row, &code) in out.chunks_exact_mut(inner).zip(codes) {
+                let start = code as usize * inner;
+                row.copy_from_slice(&self.codebook[start..start + inner]);
+            }
+        };
+        match &self.projections {
+            None => look_up(out),
+            Some(projections) => {
+                let entries = grown(&mut scratch.looked_up, codes.len() * inner);
+                look_up(entries);
+                projections.output().apply(entries, out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Quantizer for Vq {
+    fn layout(&self) -> &CodeLayout {
+        &self.layout
+    }
+
+    fn dim(&self) -> usize {
+        self.projections.as_ref().map_or(self.codebook_dim, |p| p.input().n_in())
+    }
+
+    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
+        encode_blocks(&self.layout, self.dim(), latents, n_codebooks, |scratch, xs, codes| {
+            self.encode_rows(scratch, xs, codes)
+        })
+    }
+
+    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
+        decode_blocks(&self.layout, self.dim(), codes, |scratch, rows, out| {
+            rows.iter().try_for_each(|row| self.decode_rows(scratch, row, out))
+        })
+    }
+}
+
+/// What a look-up needs besides its input and output; kept from block to block.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    looked_up: Vec<f32>,
+    products: Vec<f32>,
+    norms: Vec<f32>,
+    nearest: Vec<Nearest>,
+}
+
+/// Entries that one product covers: with [`SEARCH_ROWS`] rows the products stay in the L2 cache,
+/// and a large codebook costs no more memory than a small one.
+const PANEL_ENTRIES: usize = 1024;
+/// Rows that one product covers.
+const SEARCH_ROWS: usize = 64;
+/// Distances that are compared side by side.
+const LANES: usize = 16;
+
+/// A run of entries, ready to be searched.
+#[derive(Clone, Debug)]
+struct Panel {
+    entries: PackedMatrix,
+    norms: Vec<f32>,
+}
+
+impl Panel {
+    fn new(entries: &[f32], dim: usize) -> Result<Self> {
+        let mut norms = vec![0.0; entries.len() / dim];
+        squared_norms(entries, dim, &mut norms)?;
+        Ok(Self { entries: PackedMatrix::from_transposed(entries, dim, norms.len())?, norms })
+    }
+
+    /// Betters `nearest` by this panel's entries, given their products with the row; the products
+    /// are overwritten. The panel's first entry has the index `first_idx`.
+    fn search(&self, products: &mut [f32], row_norm: f32, first_idx: u32, nearest: &mut Nearest) {
+        let distance = |product: f32, norm: f32| (row_norm - 2.0 * product) + norm;
+        // Not-a-number is not smaller than anything, so it never wins.
+        let smaller = |a: f32, b: f32| if b < a { b } else { a };
+
+        let mut lanes = [f32::INFINITY; LANES];
+        let (chunks, rest) = products.as_chunks_mut::<LANES>();
+        let (chunk_norms, rest_norms) = self.norms.as_chunks::<LANES>();
+        for (chunk, norms) in chunks.iter_mut().zip(chunk_norms) {
+            for i in 0..LANES {
+                chunk[i] = distance(chunk[i], norms[i]);
+                lanes[i] = smaller(lanes[i], chunk[i]);
+            }
+        }
+        for (value, &norm) in rest.iter_mut().zip(rest_norms) {
+            *value = distance(*value, norm);
+            lanes[0] = smaller(lanes[0], *value);
+        }
+        let smallest = lanes.into_iter().fold(f32::INFINITY, smaller);
+        // An equal distance in an earlier panel has the lower index.
+        if smallest < nearest.distance {
+            let entry_idx = first_idx + first_equal(products, smallest) as u32;
+            *nearest = Nearest { distance: smallest, entry_idx };
+        }
+    }
+}
+
+/// The best entry so far.
+#[derive(Clone, Copy, Debug)]
+struct Nearest {
+    distance: f32,
+    entry_idx: u32,
+}
+
+/// Where `value` is found first; it is there.
+fn first_equal(values: &[f32], value: f32) -> usize {
+    let holds = |chunk: &[f32; LANES]| chunk.iter().fold(false, |found, &v| found | (v == value));
+    let (chunks, _) = values.as_chunks::<LANES>();
+    let start = chunks.iter().position(holds).unwrap_or(chunks.len()) * LANES;
+    start + values[start..].iter().position(|&v| v == value).unwrap_or(0)
+}
+
+/// Scales rows to unit length, as `torch.nn.functional.normalize` does; `norms` is overwritten.
+fn normalize(rows: &mut [f32], dim: usize, norms: &mut [f32]) -> Result<()> {
+    const MIN_NORM: f32 = 1e-12;
+    squared_norms(rows, dim, norms)?;
+    for (row, norm) in rows.chunks_exact_mut(dim).zip(norms) {
+        let norm = norm.sqrt().max(MIN_NORM);
+        row.iter_mut().for_each(|x| *x /= norm);
+    }
+    Ok(())
+}
+
+/// The number of entries; one that no code can index comes out as too many.
+fn codebook_size(entries: Latents<'_>) -> u32 {
+    u32::try_from(entries.n_frames()).unwrap_or(MAX_CODEBOOK_SIZE.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::quantizer::testing::{
+        brute_force, check_hostile, check_laws, float_error, hostile_f32, hostile_size, noise,
+    };
+    use crate::quantizer::{Projection, Quantizer};
+    use proptest::prelude::*;
+
+    fn encode(vq: &Vq, xs: &[f32]) -> Vec<u32> {
+        vq.encode(Latents::new(xs, vq.dim()).unwrap(), 1).unwrap().into_rows().concat()
+    }
+
+    /// Compares with the search in f64 wherever it is clear of the float error.
+    #[track_caller]
+    fn check_search(size: usize, dim: usize, n_frames: usize, distance: Distance) {
+        let codebook = noise(size as u64, size * dim);
+        let xs = noise(7, n_frames * dim);
+        let codes = encode(&Vq::new(codebook.clone(), dim, distance).unwrap(), &xs);
+        let (mut n_equal, mut n_unclear, mut smallest_margin) = (0, 0, f64::INFINITY);
+        for (x, &code) in xs.chunks_exact(dim).zip(&codes) {
+            let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+            let (best, first, second) = brute_force(&x, &codebook, distance);
+            // Each side of the comparison carries an error.
+            let bound =
+                2.0 * float_error(dim, if distance == Distance::Cosine { 4.0 } else { 8.0 * dim as f64 });
+            let margin = second - first;
+            if margin <= bound {
+                n_unclear += 1;
+            } else {
+                assert_eq!(code as usize, best, "margin {margin:e}, bound {bound:e}");
+            }
+            n_equal += usize::from(code as usize == best);
+            smallest_margin = smallest_margin.min(margin);
+        }
+        println!(
+            "{size} x {dim}, {distance:?}: {n_equal} of {n_frames} equal, {n_unclear} within the float error, \
+             smallest margin {smallest_margin:e}"
+        );
+        assert!(n_unclear * 20 <= n_frames, "{n_unclear} of {n_frames} prove nothing");
+    }
+
+    #[test]
+    fn the_search_finds_what_a_search_in_f64_finds() {
+        for distance in [Distance::Euclidean, Distance::Cosine] {
+            check_search(1024, 128, 300, distance);
+            check_search(1024, 8, 300, distance);
+            check_search(16, 64, 300, distance);
+            check_search(3000, 5, 100, distance);
+            check_search(1, 3, 3, distance);
+        }
+    }
+
+    #[test]
+    fn ties_go_to_the_lowest_index() {
+        // Copies inside a chunk of lanes, across chunks and across panels.
+        let dim = 3;
+        let entries = noise(1, 5 * dim);
+        for n_copies in [2, 7, 40, 500] {
+            let vq = Vq::new(entries.repeat(n_copies), dim, Distance::Euclidean).unwrap();
+            assert_eq!(encode(&vq, &entries), [0, 1, 2, 3, 4]);
+            let vq = Vq::new(entries.repeat(n_copies), dim, Distance::Cosine).unwrap();
+            assert_eq!(encode(&vq, &entries), [0, 1, 2, 3, 4]);
+        }
+        // Two entries at equal distance on both sides.
+        let vq = Vq::new(vec![9.0, 1.0, -1.0], 1, Distance::Euclidean).unwrap();
+        assert_eq!(encode(&vq, &[0.0]), [1]);
+    }
+
+    #[test]
+    fn rounding_decides_near_ties_as_the_reference_order_does() {
+        // |x|^2 is so large that f32 cannot tell the two distances apart: (x2 - 2 x.e) + e2 rounds to
+        // the same number, and the first entry wins although the second is nearer.
+        let x = 4096.0_f32;
+        let vq = Vq::new(vec![4095.0, 4095.75], 1, Distance::Euclidean).unwrap();
+        let distance = |e: f32| (x * x - 2.0 * (x * e)) + e * e;
+        assert_eq!(distance(4095.0), 1.0);
+        assert_eq!(distance(4095.75), 0.0);
+        assert_eq!(encode(&vq, &[x]), [1]);
+        let vq = Vq::new(vec![4095.75, 4096.0], 1, Distance::Euclidean).unwrap();
+        assert_eq!(distance(4096.0), 0.0);
+        assert_eq!(encode(&vq, &[x]), [0]);
+    }
+
+    #[test]
+    fn cosine_ignores_length_and_decodes_the_entry_as_it_stands() {
+        let codebook = vec![10.0, 0.0, 0.0, 0.1];
+        let euclidean = Vq::new(codebook.clone(), 2, Distance::Euclidean).unwrap();
+        let cosine = Vq::new(codebook, 2, Distance::Cosine).unwrap();
+        let x = [0.3, 0.1];
+        assert_eq!(encode(&euclidean, &x), [1]);
+        assert_eq!(encode(&cosine, &x), [0]);
+        let codes = cosine.encode(Latents::new(&x, 2).unwrap(), 1).unwrap();
+        assert_eq!(cosine.decode(&codes).unwrap(), [10.0, 0.0]);
+    }
+
+    #[test]
+    fn projections_wrap_the_look_up() {
+        let input = Projection::new(vec![1.0, 1.0, 0.0], Some(vec![0.5]), 3, 1).unwrap();
+        let output = Projection::new(vec![1.0, 2.0, 3.0], Some(vec![0.0, 0.0, 1.0]), 1, 3).unwrap();
+        let projections = Projections::new(input, output).unwrap();
+        let vq = Vq::new(vec![0.0, 2.0, 4.0], 1, Distance::Euclidean).unwrap();
+        let vq = vq.with_projections(projections.clone()).unwrap();
+        assert_eq!((vq.dim(), vq.codebook_dim(), vq.codebook_size()), (3, 1, 3));
+        let codes = vq.encode(Latents::new(&[1.0, 0.75, 9.0], 3).unwrap(), 1).unwrap();
+        assert_eq!(codes.row(0), Some([1].as_slice()));
+        assert_eq!(vq.decode(&codes).unwrap(), [2.0, 4.0, 7.0]);
+        let other = Vq::new(vec![0.0, 2.0], 2, Distance::Euclidean).unwrap();
+        assert!(matches!(
+            other.with_projections(projections),
+            Err(Error::Shape { expected: 2, actual: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn the_laws_hold() {
+        for distance in [Distance::Euclidean, Distance::Cosine] {
+            check_laws(&Vq::new(noise(1, 70 * 5), 5, distance).unwrap(), 200);
+            check_laws(&Vq::new(noise(2, 1500 * 24), 24, distance).unwrap(), 131);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let vq = Vq::new(vec![0.0, 1.0], 1, Distance::Euclidean).unwrap();
+        let latents = Latents::new(&[0.0, f32::NAN], 1).unwrap();
+        assert!(matches!(vq.encode(latents, 1), Err(Error::NotFinite { index: 1, .. })));
+        assert!(matches!(vq.encode(latents, 0), Err(Error::Range { .. })));
+        assert!(matches!(vq.encode(latents, 2), Err(Error::Range { .. })));
+        let wide = Latents::new(&[0.0, 0.0], 2).unwrap();
+        assert!(matches!(vq.encode(wide, 1), Err(Error::Shape { expected: 1, actual: 2, .. })));
+        let other = Codes::empty(CodeLayout::uniform(1, 3).unwrap());
+        assert!(matches!(vq.decode(&other), Err(Error::Mismatch { .. })));
+        assert!(matches!(Vq::new(vec![], 1, Distance::Euclidean), Err(Error::Range { .. })));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn nothing_panics(
+            codebook in prop::collection::vec(hostile_f32(), 0..40),
+            codebook_dim in hostile_size(),
+            cosine: bool,
+            xs in prop::collection::vec(hostile_f32(), 0..12),
+            dim in hostile_size(),
+            n_codebooks in hostile_size(),
+        ) {
+            let distance = if cosine { Distance::Cosine } else { Distance::Euclidean };
+            if let Ok(vq) = Vq::new(codebook.clone(), codebook_dim, distance) {
+                check_hostile(&vq, &xs, dim, n_codebooks);
+                check_hostile(&vq, &xs, codebook_dim, 1);
+            }
+            let finite: Vec<f32> = codebook.into_iter().filter(|x| x.is_finite()).collect();
+            if let Ok(vq) = Vq::new(finite, 1, distance) {
+                check_hostile(&vq, &xs, 1, 1);
+            }
+        }
+    }
+}
