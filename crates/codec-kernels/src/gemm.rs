@@ -23,6 +23,8 @@ const NARROW: usize = 4;
 const GRAIN: usize = 1 << 18;
 /// Rows whose left operands stay in the cache while all panels pass.
 const BLOCK_ROWS: usize = 96;
+/// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
+const BLOCK_DEPTH: usize = 512;
 /// Rows that the narrow kernel transposes at a time.
 const NARROW_ROWS: usize = 64;
 
@@ -230,68 +232,89 @@ impl Kernel for Tiles<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let n_rows = self.rows.n_rows;
+        let (n_rows, k, n) = (self.rows.n_rows, self.matrix.k, self.matrix.n);
+        // A few rows pass the weights once, in the order in which they lie.
+        let max_depth = if n_rows <= S::TILE_ROWS { k.max(1) } else { BLOCK_DEPTH };
         for first in (0..n_rows).step_by(BLOCK_ROWS) {
-            let block = first..(first + BLOCK_ROWS).min(n_rows);
-            for panel in self.panels.clone() {
-                let columns = panel * PANEL..self.matrix.n.min((panel + 1) * PANEL);
-                let mut column = columns.start;
-                while column < columns.end {
-                    let cols = (columns.end - column).min(2 * S::LANES);
-                    if cols > S::LANES {
-                        self.column_group::<S, 2>(s, block.clone(), column, cols);
-                    } else {
-                        self.column_group::<S, 1>(s, block.clone(), column, cols);
+            let rows = first..(first + BLOCK_ROWS).min(n_rows);
+            // At least one round, which stores the start where k is zero.
+            for first in (0..k.max(1)).step_by(max_depth) {
+                let depth = first..(first + max_depth).min(k);
+                for panel in self.panels.clone() {
+                    let end = n.min((panel + 1) * PANEL);
+                    let mut column = panel * PANEL;
+                    while column < end {
+                        let cols = (end - column).min(2 * S::LANES);
+                        let stripe = Stripe { rows: rows.clone(), depth: depth.clone(), column, cols };
+                        if cols > S::LANES {
+                            self.stripe::<S, 2>(s, stripe);
+                        } else {
+                            self.stripe::<S, 1>(s, stripe);
+                        }
+                        column += cols;
                     }
-                    column += cols;
                 }
             }
         }
     }
 }
 
+/// A part of a product: some rows times some columns of one panel, over a part of k.
+#[derive(Clone)]
+struct Stripe {
+    rows: Range<usize>,
+    depth: Range<usize>,
+    /// The first column.
+    column: usize,
+    /// Number of columns.
+    cols: usize,
+}
+
 impl Tiles<'_> {
-    /// The rows of `block` times `cols` columns from `column` on, in `V` vectors.
+    /// Computes `stripe` in tiles of `V` vectors, as tall as registers and rows allow.
     #[inline(always)]
-    fn column_group<S: Simd, const V: usize>(&self, s: S, block: Range<usize>, column: usize, cols: usize) {
-        let (mut row, end) = (block.start, block.end);
+    fn stripe<S: Simd, const V: usize>(&self, s: S, mut stripe: Stripe) {
         if S::TILE_ROWS == 12 {
-            while end - row >= 12 {
-                self.tile::<S, 12, V>(s, row, column, cols);
-                row += 12;
+            while stripe.rows.len() >= 12 {
+                self.tile::<S, 12, V>(s, &stripe);
+                stripe.rows.start += 12;
             }
-            if end - row >= 8 {
-                self.tile::<S, 8, V>(s, row, column, cols);
-                row += 8;
+            if stripe.rows.len() >= 8 {
+                self.tile::<S, 8, V>(s, &stripe);
+                stripe.rows.start += 8;
             }
         } else {
-            while end - row >= 6 {
-                self.tile::<S, 6, V>(s, row, column, cols);
-                row += 6;
+            while stripe.rows.len() >= 6 {
+                self.tile::<S, 6, V>(s, &stripe);
+                stripe.rows.start += 6;
             }
         }
-        if end - row >= 4 {
-            self.tile::<S, 4, V>(s, row, column, cols);
-            row += 4;
+        if stripe.rows.len() >= 4 {
+            self.tile::<S, 4, V>(s, &stripe);
+            stripe.rows.start += 4;
         }
-        if end - row >= 2 {
-            self.tile::<S, 2, V>(s, row, column, cols);
-            row += 2;
+        if stripe.rows.len() >= 2 {
+            self.tile::<S, 2, V>(s, &stripe);
+            stripe.rows.start += 2;
         }
-        if end - row >= 1 {
-            self.tile::<S, 1, V>(s, row, column, cols);
+        if !stripe.rows.is_empty() {
+            self.tile::<S, 1, V>(s, &stripe);
         }
     }
 
-    /// `R` rows from `row` on times `cols` columns from `column` on.
+    /// Computes the first `R` rows of `stripe`.
     #[inline(always)]
     #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
-    fn tile<S: Simd, const R: usize, const V: usize>(&self, s: S, row: usize, column: usize, cols: usize) {
+    fn tile<S: Simd, const R: usize, const V: usize>(&self, s: S, stripe: &Stripe) {
+        let Stripe { rows: Range { start: row, .. }, ref depth, column, cols } = *stripe;
         let (k, n, pitch) = (self.matrix.k, self.matrix.n, self.rows.pitch);
         let first = column / PANEL * PANEL;
         let width = panel_width(n - first);
-        debug_assert!(row + R <= self.rows.n_rows && column + cols <= n && cols <= V * S::LANES);
+        debug_assert!(row + R <= self.rows.n_rows && depth.end <= k);
+        debug_assert!(column + cols <= n && cols <= V * S::LANES);
         debug_assert!(column - first + V * S::LANES <= width);
+        // Later parts of k go on with the chain that the first part stored.
+        let start = if depth.start == 0 { self.start } else { Start::Accumulate };
         // SAFETY: the rows exist and are k long; the panel holds `k * width` floats from `first * k` on, and
         // `V` vectors from `column - first` on lie within its width; `out` and the bias hold the columns.
         unsafe {
@@ -299,7 +322,7 @@ impl Tiles<'_> {
             let b = self.matrix.data.as_ptr().add(first * k + (column - first));
             let out = self.out.data.add(row * self.out.pitch + column);
             let mut acc = [[s.splat(0.0); V]; R];
-            match self.start {
+            match start {
                 Start::Zero => {}
                 Start::Bias(bias) => {
                     acc = [load_columns(s, bias.as_ptr().add(column), cols); R];
@@ -310,7 +333,7 @@ impl Tiles<'_> {
                     }
                 }
             }
-            for i in 0..k {
+            for i in depth.clone() {
                 let mut right = [s.splat(0.0); V];
                 for (v, right) in right.iter_mut().enumerate() {
                     *right = s.load_ptr(b.add(i * width + v * S::LANES));
