@@ -1,5 +1,7 @@
 //! WAV: every encoding and every kind of header, read and written.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests may stop them")]
+
 mod support;
 
 use codec_core::{AudioBuffer, AudioSpec};
@@ -234,7 +236,7 @@ impl Write for Shared {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Floats come back with their bits, through a pipe too.
     #[test]

@@ -1,5 +1,7 @@
 //! The resampler keeps what its documentation states.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests may stop them")]
+
 mod support;
 
 use codec_core::{AudioBuffer, AudioSpec};
@@ -154,7 +156,7 @@ fn nearly_equal_rates_work() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn length_is_exact(from in 1_000u32..20_000, to in 1_000u32..20_000, n in 0usize..300) {

@@ -324,12 +324,25 @@ fn probe(bytes: SyncBytes, head: &[u8], position: &Position) -> Result<Box<dyn F
     let mut probe = Probe::new_with_options(&options);
     register_enabled_formats(&mut probe);
     let stream = MediaSourceStream::new(Box::new(bytes), MediaSourceStreamOptions::default());
-    let found =
-        probe.probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default());
+    let found = probe.probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default());
     match found {
         Ok(reader) => Ok(reader),
         Err(SymphoniaError::Unsupported(what)) if what.starts_with("core (probe)") => Err(not_audio(head)),
-        Err(e) => Err(fault(e, "audio", position)),
+        Err(e) => Err(fault(e, likely_format(head), position)),
+    }
+}
+
+/// What the first bytes promise, for errors before the demuxer knows.
+fn likely_format(head: &[u8]) -> &'static str {
+    match head {
+        [b'f', b'L', b'a', b'C', ..] => "FLAC",
+        [b'O', b'g', b'g', b'S', ..] => "Ogg",
+        [b'c', b'a', b'f', b'f', ..] => "CAF",
+        [b'F', b'O', b'R', b'M', ..] => "AIFF",
+        [b'R', b'I', b'F', b'F', ..] => "WAV",
+        [0x1A, 0x45, 0xDF, 0xA3, ..] => "Matroska",
+        _ if mp4::is_mp4(head) => "MP4",
+        _ => "MPEG audio",
     }
 }
 
@@ -349,10 +362,14 @@ fn is_known(head: &[u8]) -> bool {
     magic.iter().any(|magic| head.starts_with(magic)) || mp4::is_mp4(head) || is_sync(padded)
 }
 
-/// Where an AIFF file says that it ends.
+/// Where an AIFF or WAV file says that it ends; sizes that pipes leave say nothing.
 fn form_end(head: &[u8]) -> Option<u64> {
-    let size: [u8; 4] = *head.strip_prefix(b"FORM")?.first_chunk()?;
-    Some(u64::from(u32::from_be_bytes(size)) + 8)
+    let size = match head.first_chunk::<8>()? {
+        [b'F', b'O', b'R', b'M', size @ ..] => u32::from_be_bytes(*size),
+        [b'R', b'I', b'F', b'F', size @ ..] => u32::from_le_bytes(*size),
+        _ => return None,
+    };
+    (size < 0x7FFF_F000).then_some(u64::from(size) + 8)
 }
 
 /// The decoder of a track, and the samples that its header says to drop.
@@ -427,9 +444,7 @@ fn fault(error: SymphoniaError, format: &'static str, position: &Position) -> Er
         SymphoniaError::DecodeError(what) | SymphoniaError::LimitError(what) => {
             Error::Format { format, what, offset }
         }
-        SymphoniaError::Unsupported(what) => {
-            Error::Unsupported { format, what: what.to_owned(), offset }
-        }
+        SymphoniaError::Unsupported(what) => Error::Unsupported { format, what: what.to_owned(), offset },
         _ => Error::Format { format, what: "the stream cannot be continued", offset },
     }
 }

@@ -50,10 +50,13 @@ pub(crate) fn is_mp4(head: &[u8]) -> bool {
 }
 
 impl Movie {
-    /// Finds `moov` anywhere in the file and leaves the source at its start.
+    /// Finds a whole `moov` anywhere in the file and leaves the source at its start.
     pub(crate) fn scan(bytes: &mut Bytes) -> Result<Option<Self>> {
-        let movie = Self::find(bytes)
-            .map_err(|(offset, source)| Error::Io { what: "cannot read the MP4 boxes", offset, source })?;
+        let movie = Self::find(bytes).map_err(|(offset, source)| Error::Io {
+            what: "cannot read the MP4 boxes",
+            offset,
+            source,
+        })?;
         let failed = |source| Error::Io { what: "cannot seek", offset: 0, source };
         bytes.seek(SeekFrom::Start(0)).map_err(failed)?;
         Ok(movie)
@@ -70,8 +73,8 @@ impl Movie {
                 return Ok(None);
             };
             if kind == *b"moov" {
-                let body_len = (size - header_len).min(len - at);
-                if body_len > MAX_MOOV_LEN {
+                let body_len = size - header_len;
+                if size > len - at || body_len > MAX_MOOV_LEN {
                     return Ok(None);
                 }
                 let mut body = Vec::new();

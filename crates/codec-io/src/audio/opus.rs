@@ -248,8 +248,8 @@ impl OggOpus {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(None),
-                // Whatever follows the end mark is not part of the audio.
-                Err(_) if self.is_ended => return Ok(None),
+                // Something other than Ogg follows the end mark.
+                Err(OggReadError::NoCapturePatternFound) if self.is_ended => return Ok(None),
                 Err(OggReadError::ReadError(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
                     return Ok(None);
                 }

@@ -29,7 +29,10 @@ pub(crate) struct Bytes {
 }
 
 enum Inner {
-    Seekable { source: Box<dyn ReadSeek>, len: u64 },
+    Seekable {
+        source: Box<dyn ReadSeek>,
+        len: u64,
+    },
     /// The head that was looked at goes first, then the rest of the stream.
     Stream(Box<dyn Read + Send>),
 }
@@ -174,9 +177,10 @@ impl MediaSource for SyncBytes {
 
 fn read_head(source: &mut dyn Read) -> Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD_LEN);
-    source
-        .take(HEAD_LEN as u64)
-        .read_to_end(&mut head)
-        .map_err(|source| Error::Io { what: "cannot read", offset: head.len() as u64, source })?;
+    source.take(HEAD_LEN as u64).read_to_end(&mut head).map_err(|source| Error::Io {
+        what: "cannot read",
+        offset: head.len() as u64,
+        source,
+    })?;
     if head.is_empty() { Err(Error::Empty) } else { Ok(head) }
 }

@@ -207,10 +207,11 @@ impl Pieces for WavReader {
         }
         self.raw.clear();
         let offset = self.offset;
-        (&mut self.bytes)
-            .take(want)
-            .read_to_end(&mut self.raw)
-            .map_err(|source| Error::Io { what: "cannot read samples", offset, source })?;
+        (&mut self.bytes).take(want).read_to_end(&mut self.raw).map_err(|source| Error::Io {
+            what: "cannot read samples",
+            offset,
+            source,
+        })?;
         let n = self.raw.len() as u64;
         self.offset += n;
         self.remaining = self.remaining.map(|left| left - n);
@@ -245,9 +246,9 @@ impl Encoding {
             Self::ALaw => raw.iter().map(|&b| f32::from(alaw(b)) / 32_768.0).collect(),
             Self::MuLaw => raw.iter().map(|&b| f32::from(mulaw(b)) / 32_768.0).collect(),
             Self::I16 => chunks(raw, |b: [u8; 2]| f32::from(i16::from_le_bytes(b)) / 32_768.0),
-            Self::I24 => chunks(raw, |[a, b, c]: [u8; 3]| {
-                (i32::from_le_bytes([0, a, b, c]) >> 8) as f32 / 8_388_608.0
-            }),
+            Self::I24 => {
+                chunks(raw, |[a, b, c]: [u8; 3]| (i32::from_le_bytes([0, a, b, c]) >> 8) as f32 / 8_388_608.0)
+            }
             Self::I32 => chunks(raw, |b: [u8; 4]| i32::from_le_bytes(b) as f32 / 2_147_483_648.0),
             Self::F32 => chunks(raw, f32::from_le_bytes),
             Self::F64 => chunks(raw, |b: [u8; 8]| f64::from_le_bytes(b) as f32),

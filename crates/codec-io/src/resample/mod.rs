@@ -153,7 +153,11 @@ impl Filter {
         let (up, down) = (to / divisor, from / divisor);
         let (limit, actual) = (MAX_TERM.into(), up.max(down).into());
         if actual > limit {
-            return Err(Error::Limit { what: "term of the reduced ratio of the sample rates", limit, actual });
+            return Err(Error::Limit {
+                what: "term of the reduced ratio of the sample rates",
+                limit,
+                actual,
+            });
         }
         let reach = design::reach(up, down);
         let n_periods = BLOCK.div_ceil(up as usize);
@@ -192,12 +196,7 @@ impl Filter {
     }
 
     /// Computes rows and drops the inputs that no later row needs.
-    fn run(
-        &self,
-        pending: &mut [Vec<f32>],
-        n_rows: usize,
-        scratch: &mut Vec<f32>,
-    ) -> Result<Vec<Vec<f32>>> {
+    fn run(&self, pending: &mut [Vec<f32>], n_rows: usize, scratch: &mut Vec<f32>) -> Result<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(pending.len());
         for pending in pending {
             let mut channel = vec![0.0; n_rows * self.n_row];
