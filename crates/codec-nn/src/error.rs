@@ -81,6 +81,12 @@ pub enum Error {
         /// What was given.
         actual: Vec<usize>,
     },
+    /// The state of a stream was given to a layer that did not make it.
+    #[error("the state of a stream belongs to another layer: expected a {expected}")]
+    ForeignState {
+        /// The type that the layer makes.
+        expected: &'static str,
+    },
     /// The tensor library failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -1,1 +1,110 @@
-//! layers/mod
+//! Layers with one body: [`Layer::step`] is the only place where a layer's arithmetic is written.
+//!
+//! A stream is a sequence of [`Chunk`]s, the last of which carries the end mark. A layer gives what is
+//! complete and keeps the rest in its state, outside the weights, so one set of weights serves any number
+//! of streams. Offline is one step with the end mark from a fresh state; on the CPU any chunking gives the
+//! same bits.
+//!
+//! | layer | state | at the end of the stream |
+//! | --- | --- | --- |
+//! | [`Conv1d`] | inputs of unfinished windows; the raw inputs that the right padding mirrors; inputs seen | right padding, and with `align` what fills the last window |
+//! | [`ConvTranspose1d`] | the inputs that reach the next outputs; outputs still to trim at the left | the remaining sums, less `trim_right` |
+//! | [`Residual`] | outputs of one branch that the other has not met yet | nothing: both branches end at the same length |
+//! | [`Lstm`] | hidden and cell state of each layer | nothing |
+//! | [`Trim`] | the last `right` steps; steps still to drop at the left | drops what it holds |
+//! | [`GroupNorm`] | everything: its statistics need the whole segment | the normalised segment |
+//! | [`Activation`], [`LayerNorm`] | none | nothing |
+//!
+//! # How a layer is written
+//! - `step` takes any number of steps, none included, and never looks at how they were cut.
+//! - It passes the end mark on, and at the end leaves its state as [`Layer::init`] makes it, so that the
+//!   next stream may begin.
+//! - Arithmetic is an operation of `ops`, which has a gradient; devices part there, not here.
+//! - Weights come in PyTorch's layout. Weights that track a gradient are read at each step, others are
+//!   brought into the kernels' form once. A weight that was computed from trained variables is a value of
+//!   the moment of its computation: build the layer anew after the variables change.
+
+mod activation;
+mod conv;
+mod conv_transpose;
+mod lstm;
+mod norm;
+mod residual;
+mod sequence;
+mod steps;
+
+pub use activation::Activation;
+pub use codec_kernels::Unary;
+pub use conv::{Conv1d, ConvSpec, ConvState, Fill, Padding};
+pub use conv_transpose::{ConvTranspose1d, ConvTransposeState};
+pub use lstm::{Lstm, LstmWeights};
+pub use norm::{GroupNorm, LayerNorm};
+pub use residual::{Identity, Residual, ResidualState};
+pub use sequence::{DynLayer, DynState};
+pub use steps::{Trim, TrimState};
+
+use crate::Result;
+use candle_core::Tensor;
+use std::fmt::Debug;
+
+/// Consecutive steps of a stream.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// `[batch, time, channels]`; `None` where there are no steps.
+    pub steps: Option<Tensor>,
+    /// Whether the stream ends here.
+    pub end: bool,
+}
+
+impl Chunk {
+    /// Steps with more to come.
+    pub fn next(steps: Tensor) -> Self {
+        Self { steps: Some(steps), end: false }.normalized()
+    }
+
+    /// The last steps.
+    pub fn last(steps: Tensor) -> Self {
+        Self { steps: Some(steps), end: true }.normalized()
+    }
+
+    /// No steps, only the end mark.
+    pub fn end() -> Self {
+        Self { steps: None, end: true }
+    }
+
+    /// The same chunk with zero steps said in one way, as `None`.
+    fn normalized(self) -> Self {
+        let steps = self.steps.filter(|steps| steps.elem_count() > 0);
+        Self { steps, end: self.end }
+    }
+}
+
+/// A part of a network that runs on streams.
+pub trait Layer: Debug + Send + Sync {
+    /// What a stream keeps between two steps.
+    type State: Debug + Send + 'static;
+
+    /// The state of a stream that has not begun.
+    fn init(&self) -> Self::State;
+
+    /// Takes the next steps of a stream and gives the outputs that are complete.
+    ///
+    /// After the end mark the state is as [`Layer::init`] makes it.
+    ///
+    /// # Shapes
+    /// `[batch, time, channels]` in and out; the batch is the same in every chunk of a stream, the time
+    /// any number, zero included.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] when the channels are not the layer's, [`crate::Error::Unsupported`] for
+    /// another type than `f32` on the CPU, and what the tensor library fails with. The stream is then lost.
+    fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk>;
+
+    /// Runs a whole clip: one step with the end mark. `None` when no output is complete.
+    ///
+    /// # Errors
+    /// As [`Layer::step`].
+    fn forward(&self, xs: &Tensor) -> Result<Option<Tensor>> {
+        Ok(self.step(&mut self.init(), Chunk::last(xs.clone()))?.steps)
+    }
+}

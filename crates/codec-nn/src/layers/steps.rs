@@ -1,0 +1,137 @@
+//! Runs of steps: cutting, joining, queueing, and the layer that trims both ends of a stream.
+
+use super::{Chunk, Layer};
+use crate::Result;
+use candle_core::Tensor;
+
+/// Drops steps at both ends of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trim {
+    /// Steps to drop at the beginning.
+    pub left: usize,
+    /// Steps to drop at the end.
+    pub right: usize,
+}
+
+/// The state of [`Trim`].
+#[derive(Debug, Default)]
+pub struct TrimState {
+    n_dropped: usize,
+    queue: Queue,
+}
+
+impl Layer for Trim {
+    type State = TrimState;
+
+    fn init(&self) -> TrimState {
+        TrimState::default()
+    }
+
+    fn step(&self, state: &mut TrimState, chunk: Chunk) -> Result<Chunk> {
+        if let Some(steps) = chunk.steps {
+            state.queue.push(steps)?;
+        }
+        let n_dropped = (self.left - state.n_dropped).min(state.queue.len());
+        state.queue.take(n_dropped)?;
+        state.n_dropped += n_dropped;
+        let steps = state.queue.take(state.queue.len().saturating_sub(self.right))?;
+        if chunk.end {
+            *state = self.init();
+        }
+        Ok(Chunk { steps, end: chunk.end })
+    }
+}
+
+/// Steps that wait for others.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    steps: Option<Tensor>,
+    len: usize,
+}
+
+impl Queue {
+    /// Number of waiting steps.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds steps at the end.
+    pub(super) fn push(&mut self, steps: Tensor) -> Result<()> {
+        self.len += steps.dim(1)?;
+        let all: Vec<Tensor> = self.steps.take().into_iter().chain([steps]).collect();
+        self.steps = join(&all)?;
+        Ok(())
+    }
+
+    /// Takes the first `n` steps; `None` for zero.
+    pub(super) fn take(&mut self, n: usize) -> Result<Option<Tensor>> {
+        let n = n.min(self.len);
+        let Some(steps) = self.steps.take_if(|_| n > 0) else {
+            return Ok(None);
+        };
+        let rest = self.len - n;
+        self.len = rest;
+        if rest == 0 {
+            return Ok(Some(steps));
+        }
+        self.steps = Some(keep(&steps, n, rest)?);
+        Ok(Some(steps.narrow(1, 0, n)?))
+    }
+}
+
+/// Joins runs of steps in time; copies only when there are two or more.
+pub(super) fn join(pieces: &[Tensor]) -> Result<Option<Tensor>> {
+    Ok(match pieces {
+        [] => None,
+        [only] => Some(only.clone()),
+        [first, ..] if first.dim(0)? == 1 => Some(Tensor::cat(pieces, 1)?),
+        // candle joins along the second axis in place only what is contiguous.
+        _ => {
+            let pieces: Vec<_> = pieces.iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
+            Some(Tensor::cat(&pieces, 1)?)
+        }
+    })
+}
+
+/// Copies `n` steps, so that the state of a stream does not hold on to the memory of a whole chunk.
+pub(super) fn keep(steps: &Tensor, start: usize, n: usize) -> Result<Tensor> {
+    Ok(steps.narrow(1, start, n)?.force_contiguous()?)
+}
+
+/// The first `n` steps of joined `pieces`, or all when there are fewer.
+pub(super) fn head(pieces: &[Tensor], n: usize) -> Result<Option<Tensor>> {
+    let mut missing = n;
+    let mut found = Vec::new();
+    for piece in pieces {
+        let len = piece.dim(1)?.min(missing);
+        if len == 0 {
+            break;
+        }
+        found.push(piece.narrow(1, 0, len)?);
+        missing -= len;
+    }
+    join(&found)
+}
+
+/// The last `n` steps of joined `pieces`, or all when there are fewer.
+pub(super) fn tail(pieces: &[Tensor], n: usize) -> Result<Option<Tensor>> {
+    let mut missing = n;
+    let mut found = Vec::new();
+    for piece in pieces.iter().rev() {
+        let n_steps = piece.dim(1)?;
+        let len = n_steps.min(missing);
+        if len == 0 {
+            break;
+        }
+        found.push(piece.narrow(1, n_steps - len, len)?);
+        missing -= len;
+    }
+    found.reverse();
+    join(&found)
+}
+
+/// `n` zero steps for the batch and channels of `like`.
+pub(super) fn zeros(like: &Tensor, n: usize) -> Result<Tensor> {
+    let (batch, _, channels) = like.dims3()?;
+    Ok(Tensor::zeros((batch, n, channels), like.dtype(), like.device())?)
+}

@@ -1,0 +1,128 @@
+//! Depthwise convolution: every channel has its own window.
+
+use super::conv::{Geometry, strided};
+use super::{Items, expect_channels, flat, on_kernels, vector_jacobian, with_packed_items, wrap};
+use crate::Result;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+
+/// Convolves each channel with its own taps.
+///
+/// # Shapes
+/// `xs` `[batch, n_in, channels]`, `taps` `[kernel, channels]`, `bias` `[channels]`, result
+/// `[batch, n_out, channels]`.
+pub(crate) fn depthwise(
+    xs: &Tensor,
+    taps: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Geometry,
+) -> Result<Tensor> {
+    expect_channels("input", xs, taps.dim(1)?)?;
+    if !on_kernels(xs)? {
+        return plain(xs, taps, bias, geometry);
+    }
+    let (xs, taps, op) = (with_packed_items(xs)?, taps.contiguous()?, Depthwise { geometry });
+    Ok(match bias {
+        Some(bias) => xs.apply_op3(&taps, &bias.contiguous()?, op)?,
+        None => xs.apply_op2(&taps, op)?,
+    })
+}
+
+/// The same mathematics in candle operations, for any device.
+pub(crate) fn plain(xs: &Tensor, taps: &Tensor, bias: Option<&Tensor>, geometry: Geometry) -> Result<Tensor> {
+    let n_out = geometry.n_out(xs.dim(1)?);
+    let tap = |tap_idx: usize| -> Result<Tensor> {
+        let steps = strided(xs, tap_idx * geometry.dilation, n_out, geometry.stride)?;
+        Ok(steps.broadcast_mul(&taps.narrow(0, tap_idx, 1)?)?)
+    };
+    let mut ys = tap(0)?;
+    for tap_idx in 1..geometry.kernel {
+        ys = (ys + tap(tap_idx)?)?;
+    }
+    Ok(match bias {
+        Some(bias) => ys.broadcast_add(bias)?,
+        None => ys,
+    })
+}
+
+struct Depthwise {
+    geometry: Geometry,
+}
+
+impl Depthwise {
+    fn forward(
+        &self,
+        items: &Items<'_>,
+        taps: &[f32],
+        bias: Option<&[f32]>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let Geometry { kernel, stride, dilation } = self.geometry;
+        let (n_out, channels) = (self.geometry.n_out(items.n_steps), items.channels);
+        let conv = codec_kernels::Depthwise { kernel, stride, dilation };
+        let mut out = vec![0.0; items.batch * n_out * channels];
+        for (batch_idx, out) in out.chunks_exact_mut((n_out * channels).max(1)).enumerate() {
+            codec_kernels::depthwise(items.get(batch_idx), channels, conv, taps, bias, out).map_err(wrap)?;
+        }
+        Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, channels))))
+    }
+}
+
+impl CustomOp2 for Depthwise {
+    fn name(&self) -> &'static str {
+        "codec-depthwise"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        taps: &CpuStorage,
+        taps_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.forward(&Items::new(xs, xs_layout)?, flat(taps, taps_layout)?, None)
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        taps: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let [for_xs, for_taps] =
+            vector_jacobian([xs, taps], grad, |[xs, taps]| plain(xs, taps, None, self.geometry))?;
+        Ok((for_xs, for_taps))
+    }
+}
+
+impl CustomOp3 for Depthwise {
+    fn name(&self) -> &'static str {
+        "codec-depthwise-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        taps: &CpuStorage,
+        taps_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let bias = flat(bias, bias_layout)?;
+        self.forward(&Items::new(xs, xs_layout)?, flat(taps, taps_layout)?, Some(bias))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        taps: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [for_xs, for_taps, for_bias] = vector_jacobian([xs, taps, bias], grad, |[xs, taps, bias]| {
+            plain(xs, taps, Some(bias), self.geometry)
+        })?;
+        Ok((for_xs, for_taps, for_bias))
+    }
+}

@@ -1,0 +1,113 @@
+//! Activations.
+
+use super::{expect_shape, flat, on_kernels, vector_jacobian, wrap};
+use crate::{Error, Result};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
+use codec_kernels::Unary;
+
+/// Added to the divisor of Snake, so that an alpha of zero divides.
+const SNAKE_EPSILON: f64 = 1e-9;
+
+/// Applies `function` to every value.
+pub(crate) fn unary(xs: &Tensor, function: Unary) -> Result<Tensor> {
+    if !on_kernels(xs)? {
+        return unary_plain(xs, function);
+    }
+    Ok(xs.contiguous()?.apply_op1(UnaryOp { function })?)
+}
+
+/// The same mathematics in candle operations, for any device.
+pub(crate) fn unary_plain(xs: &Tensor, function: Unary) -> Result<Tensor> {
+    Ok(match function {
+        Unary::Exp => xs.exp()?,
+        Unary::Sin => xs.sin()?,
+        Unary::Sigmoid => candle_nn::ops::sigmoid(xs)?,
+        Unary::Tanh => xs.tanh()?,
+        Unary::Silu => xs.silu()?,
+        Unary::Gelu => xs.gelu_erf()?,
+        Unary::GeluTanh => xs.gelu()?,
+        Unary::Elu { alpha } => xs.elu(f64::from(alpha))?,
+        Unary::LeakyRelu { slope } => (xs.relu()? - (xs.neg()?.relu()? * f64::from(slope))?)?,
+        Unary::Relu => xs.relu()?,
+        other => {
+            let value = format!("{other:?}");
+            return Err(Error::Unsupported { what: "activation", value });
+        }
+    })
+}
+
+/// `x + sin(alpha x)^2 / (alpha + 1e-9)`, one alpha per channel.
+///
+/// # Shapes
+/// `xs` `[batch, time, channels]`, `alpha` `[channels]`.
+///
+/// # Source
+/// Ziyin et al. 2020, "Neural networks fail to learn periodic functions and how to fix it", eq. 2; the
+/// small constant is descript-audio-codec's.
+pub(crate) fn snake(xs: &Tensor, alpha: &Tensor) -> Result<Tensor> {
+    expect_shape("alpha", alpha, &xs.dims()[xs.rank().saturating_sub(1)..])?;
+    if !on_kernels(xs)? {
+        return snake_plain(xs, alpha);
+    }
+    Ok(xs.contiguous()?.apply_op2(&alpha.contiguous()?, Snake)?)
+}
+
+/// The same mathematics in candle operations, for any device.
+pub(crate) fn snake_plain(xs: &Tensor, alpha: &Tensor) -> Result<Tensor> {
+    let wave = xs.broadcast_mul(alpha)?.sin()?.sqr()?;
+    Ok((xs + wave.broadcast_div(&(alpha + SNAKE_EPSILON)?)?)?)
+}
+
+struct UnaryOp {
+    function: Unary,
+}
+
+impl CustomOp1 for UnaryOp {
+    fn name(&self) -> &'static str {
+        "codec-unary"
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let xs = flat(xs, layout)?;
+        let mut out = vec![0.0; xs.len()];
+        codec_kernels::unary(self.function, xs, &mut out).map_err(wrap)?;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let [for_xs] = vector_jacobian([xs], grad, |[xs]| unary_plain(xs, self.function))?;
+        Ok(for_xs)
+    }
+}
+
+struct Snake;
+
+impl CustomOp2 for Snake {
+    fn name(&self) -> &'static str {
+        "codec-snake"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        alpha: &CpuStorage,
+        alpha_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (xs, alpha) = (flat(xs, xs_layout)?, flat(alpha, alpha_layout)?);
+        let mut out = vec![0.0; xs.len()];
+        codec_kernels::snake(xs, alpha, &mut out).map_err(wrap)?;
+        Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        alpha: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let [for_xs, for_alpha] = vector_jacobian([xs, alpha], grad, |[xs, alpha]| snake_plain(xs, alpha))?;
+        Ok((for_xs, for_alpha))
+    }
+}

@@ -1,0 +1,147 @@
+//! The recurrent half of an LSTM layer.
+
+use super::{expect_channels, expect_shape, flat, on_kernels, vector_jacobian, wrap};
+use crate::{Error, Result};
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use codec_kernels::{PackedMatrix, lstm_sequence};
+use std::sync::Arc;
+
+/// The weight that goes from the hidden state to the gates.
+#[derive(Clone, Debug)]
+pub(crate) struct Recurrent {
+    /// `[hidden, 4 * hidden]`.
+    rows: Tensor,
+    /// Made once when the weight is fixed and on the CPU.
+    packed: Option<Arc<PackedMatrix>>,
+}
+
+impl Recurrent {
+    /// Takes `weight`, `[4 * hidden, hidden]` with the gates in the order i, f, g, o.
+    pub(crate) fn new(weight: &Tensor) -> Result<Self> {
+        let (n_gates, hidden) = weight.dims2()?;
+        expect_shape("recurrent weight", weight, &[4 * hidden, hidden])?;
+        let packed = if weight.track_op() || !on_kernels(weight)? {
+            None
+        } else {
+            let values = weight.flatten_all()?.to_vec1::<f32>()?;
+            Some(Arc::new(PackedMatrix::from_transposed(&values, hidden, n_gates)?))
+        };
+        Ok(Self { rows: weight.t()?.contiguous()?, packed })
+    }
+
+    /// Width of the hidden state.
+    pub(crate) fn hidden(&self) -> Result<usize> {
+        Ok(self.rows.dim(0)?)
+    }
+}
+
+/// Runs the recurrence over a sequence.
+///
+/// # Shapes
+/// `gates` `[batch, time, 4 * hidden]`: what the input and the biases give, in the order i, f, g, o;
+/// `state` `[batch, 2, hidden]`: hidden, then cell. The results are the outputs, `[batch, time, hidden]`,
+/// and the next state.
+///
+/// # Source
+/// Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000, as `torch.nn.LSTM` states it.
+pub(crate) fn lstm(gates: &Tensor, recurrent: &Recurrent, state: &Tensor) -> Result<(Tensor, Tensor)> {
+    let hidden = recurrent.hidden()?;
+    expect_channels("gates", gates, 4 * hidden)?;
+    let n_steps = gates.dim(1)?;
+    let all = if on_kernels(gates)? {
+        let op = LstmOp { packed: recurrent.packed.clone() };
+        gates.contiguous()?.apply_op3(&recurrent.rows, &state.contiguous()?, op)?
+    } else {
+        plain(gates, &recurrent.rows, state)?
+    };
+    let outputs = all.narrow(1, 0, n_steps)?;
+    Ok((outputs, all.narrow(1, n_steps - 1, 2)?.force_contiguous()?))
+}
+
+/// The same mathematics in candle operations, for any device: the outputs, then the last cell.
+pub(crate) fn plain(gates: &Tensor, rows: &Tensor, state: &Tensor) -> Result<Tensor> {
+    let (_, n_steps, _) = gates.dims3()?;
+    let mut hidden = state.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
+    let mut cell = state.narrow(1, 1, 1)?.squeeze(1)?;
+    let mut steps = Vec::with_capacity(n_steps + 1);
+    for step_idx in 0..n_steps {
+        let sums = (gates.narrow(1, step_idx, 1)?.squeeze(1)? + hidden.matmul(rows)?)?;
+        let gate = sums.chunk(4, 1)?;
+        let [input, forget, candidate, output] = gate.as_slice() else {
+            return Err(Error::Shape { name: "gates".into(), expected: vec![4], actual: vec![gate.len()] });
+        };
+        let sigmoid = candle_nn::ops::sigmoid;
+        let kept = (sigmoid(&forget.contiguous()?)? * &cell)?;
+        cell = (kept + (sigmoid(&input.contiguous()?)? * candidate.tanh()?)?)?;
+        hidden = (sigmoid(&output.contiguous()?)? * cell.tanh()?)?;
+        steps.push(hidden.unsqueeze(1)?);
+    }
+    steps.push(cell.unsqueeze(1)?);
+    Ok(Tensor::cat(&steps, 1)?)
+}
+
+/// One op has one result: the last cell follows the outputs as one more step.
+struct LstmOp {
+    packed: Option<Arc<PackedMatrix>>,
+}
+
+impl LstmOp {
+    fn forward(
+        &self,
+        (gates, gates_layout): (&CpuStorage, &Layout),
+        (rows, rows_layout): (&CpuStorage, &Layout),
+        (state, state_layout): (&CpuStorage, &Layout),
+    ) -> Result<(CpuStorage, Shape)> {
+        let (batch, n_steps, n_gates) = gates_layout.shape().dims3()?;
+        let hidden = n_gates / 4;
+        let packed = match &self.packed {
+            Some(packed) => packed.clone(),
+            None => Arc::new(PackedMatrix::new(flat(rows, rows_layout)?, hidden, n_gates)?),
+        };
+        let mut gates = flat(gates, gates_layout)?.to_vec();
+        let (mut hiddens, mut cells) = (Vec::new(), Vec::new());
+        for item in flat(state, state_layout)?.chunks_exact((2 * hidden).max(1)) {
+            hiddens.extend_from_slice(&item[..hidden]);
+            cells.extend_from_slice(&item[hidden..]);
+        }
+        let mut outputs = vec![0.0; batch * n_steps * hidden];
+        lstm_sequence(&mut gates, &packed, batch, &mut hiddens, &mut cells, &mut outputs)?;
+        let mut all = Vec::with_capacity(batch * (n_steps + 1) * hidden);
+        for (output, cell) in outputs.chunks_exact(n_steps * hidden).zip(cells.chunks_exact(hidden)) {
+            all.extend_from_slice(output);
+            all.extend_from_slice(cell);
+        }
+        Ok((CpuStorage::F32(all), Shape::from((batch, n_steps + 1, hidden))))
+    }
+}
+
+impl CustomOp3 for LstmOp {
+    fn name(&self) -> &'static str {
+        "codec-lstm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gates: &CpuStorage,
+        gates_layout: &Layout,
+        rows: &CpuStorage,
+        rows_layout: &Layout,
+        state: &CpuStorage,
+        state_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.forward((gates, gates_layout), (rows, rows_layout), (state, state_layout)).map_err(wrap)
+    }
+
+    fn bwd(
+        &self,
+        gates: &Tensor,
+        rows: &Tensor,
+        state: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [for_gates, for_rows, for_state] =
+            vector_jacobian([gates, rows, state], grad, |[gates, rows, state]| plain(gates, rows, state))?;
+        Ok((for_gates, for_rows, for_state))
+    }
+}

@@ -1,0 +1,206 @@
+//! Normalisations.
+
+use super::{
+    Items, expect_channels, expect_shape, flat, on_kernels, vector_jacobian, with_packed_items, wrap,
+};
+use crate::Result;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+
+/// Normalises every step over its channels.
+///
+/// # Shapes
+/// `xs` `[batch, time, channels]`, `gamma` and `beta` `[channels]`.
+pub(crate) fn layer_norm(xs: &Tensor, gamma: &Tensor, beta: Option<&Tensor>, epsilon: f32) -> Result<Tensor> {
+    expect_channels("input", xs, gamma.elem_count())?;
+    if !on_kernels(xs)? {
+        return layer_norm_plain(xs, gamma, beta, epsilon);
+    }
+    let (xs, gamma, op) = (xs.contiguous()?, gamma.contiguous()?, LayerNorm { epsilon });
+    Ok(match beta {
+        Some(beta) => xs.apply_op3(&gamma, &beta.contiguous()?, op)?,
+        None => xs.apply_op2(&gamma, op)?,
+    })
+}
+
+/// The same mathematics in candle operations, for any device.
+pub(crate) fn layer_norm_plain(
+    xs: &Tensor,
+    gamma: &Tensor,
+    beta: Option<&Tensor>,
+    epsilon: f32,
+) -> Result<Tensor> {
+    let ys = standardize(xs, epsilon)?.broadcast_mul(gamma)?;
+    Ok(match beta {
+        Some(beta) => ys.broadcast_add(beta)?,
+        None => ys,
+    })
+}
+
+/// Normalises every item over time and the channels of a group.
+///
+/// # Shapes
+/// `xs` `[batch, time, channels]`, `gamma` and `beta` `[channels]`.
+pub(crate) fn group_norm(
+    xs: &Tensor,
+    n_groups: usize,
+    gamma: &Tensor,
+    beta: &Tensor,
+    epsilon: f32,
+) -> Result<Tensor> {
+    expect_channels("input", xs, gamma.elem_count())?;
+    expect_shape("beta", beta, gamma.dims())?;
+    if !on_kernels(xs)? {
+        return group_norm_plain(xs, n_groups, gamma, beta, epsilon);
+    }
+    let op = GroupNorm { n_groups, epsilon };
+    Ok(with_packed_items(xs)?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)?)
+}
+
+/// The same mathematics in candle operations, for any device.
+pub(crate) fn group_norm_plain(
+    xs: &Tensor,
+    n_groups: usize,
+    gamma: &Tensor,
+    beta: &Tensor,
+    epsilon: f32,
+) -> Result<Tensor> {
+    let (batch, n_steps, channels) = xs.dims3()?;
+    let width = channels / n_groups;
+    let groups = xs.reshape((batch, n_steps, n_groups, width))?.transpose(1, 2)?.contiguous()?;
+    let groups = standardize(&groups.reshape((batch, n_groups, n_steps * width))?, epsilon)?;
+    let ys = groups.reshape((batch, n_groups, n_steps, width))?.transpose(1, 2)?.contiguous()?;
+    Ok(ys.reshape((batch, n_steps, channels))?.broadcast_mul(gamma)?.broadcast_add(beta)?)
+}
+
+/// Mean 0 and variance 1 over the last dimension.
+fn standardize(xs: &Tensor, epsilon: f32) -> Result<Tensor> {
+    let last = xs.rank() - 1;
+    let centred = xs.broadcast_sub(&xs.mean_keepdim(last)?)?;
+    let variance = centred.sqr()?.mean_keepdim(last)?;
+    Ok(centred.broadcast_div(&(variance + f64::from(epsilon))?.sqrt()?)?)
+}
+
+struct LayerNorm {
+    epsilon: f32,
+}
+
+impl LayerNorm {
+    fn forward(
+        &self,
+        xs: (&CpuStorage, &Layout),
+        gamma: (&CpuStorage, &Layout),
+        beta: Option<&[f32]>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let values = flat(xs.0, xs.1)?;
+        let mut out = vec![0.0; values.len()];
+        codec_kernels::layer_norm(values, flat(gamma.0, gamma.1)?, beta, self.epsilon, &mut out)
+            .map_err(wrap)?;
+        Ok((CpuStorage::F32(out), xs.1.shape().clone()))
+    }
+}
+
+impl CustomOp2 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "codec-layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        gamma: &CpuStorage,
+        gamma_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.forward((xs, xs_layout), (gamma, gamma_layout), None)
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        gamma: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let [for_xs, for_gamma] = vector_jacobian([xs, gamma], grad, |[xs, gamma]| {
+            layer_norm_plain(xs, gamma, None, self.epsilon)
+        })?;
+        Ok((for_xs, for_gamma))
+    }
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "codec-layer-norm-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        gamma: &CpuStorage,
+        gamma_layout: &Layout,
+        beta: &CpuStorage,
+        beta_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.forward((xs, xs_layout), (gamma, gamma_layout), Some(flat(beta, beta_layout)?))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [for_xs, for_gamma, for_beta] = vector_jacobian([xs, gamma, beta], grad, |[xs, gamma, beta]| {
+            layer_norm_plain(xs, gamma, Some(beta), self.epsilon)
+        })?;
+        Ok((for_xs, for_gamma, for_beta))
+    }
+}
+
+struct GroupNorm {
+    n_groups: usize,
+    epsilon: f32,
+}
+
+impl CustomOp3 for GroupNorm {
+    fn name(&self) -> &'static str {
+        "codec-group-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        gamma: &CpuStorage,
+        gamma_layout: &Layout,
+        beta: &CpuStorage,
+        beta_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let items = Items::new(xs, xs_layout)?;
+        let (gamma, beta) = (flat(gamma, gamma_layout)?, flat(beta, beta_layout)?);
+        let len = items.n_steps * items.channels;
+        let mut out = vec![0.0; items.batch * len];
+        for (batch_idx, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
+            let item = items.get(batch_idx);
+            codec_kernels::group_norm(item, self.n_groups, gamma, beta, self.epsilon, out).map_err(wrap)?;
+        }
+        Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        gamma: &Tensor,
+        beta: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [for_xs, for_gamma, for_beta] = vector_jacobian([xs, gamma, beta], grad, |[xs, gamma, beta]| {
+            group_norm_plain(xs, self.n_groups, gamma, beta, self.epsilon)
+        })?;
+        Ok((for_xs, for_gamma, for_beta))
+    }
+}
