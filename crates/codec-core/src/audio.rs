@@ -181,3 +181,83 @@ fn check_spec(spec: AudioSpec) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stereo(n_samples: usize) -> AudioBuffer {
+        let spec = AudioSpec { sample_rate: 8000, channels: 2 };
+        let samples: Vec<f32> = (0..2 * n_samples).map(|i| i as f32).collect();
+        AudioBuffer::from_interleaved(spec, &samples).unwrap()
+    }
+
+    #[test]
+    fn interleaving_goes_both_ways() {
+        let audio = stereo(3);
+        assert_eq!(audio.channel(0), Some([0.0, 2.0, 4.0].as_slice()));
+        assert_eq!(audio.channel(1), Some([1.0, 3.0, 5.0].as_slice()));
+        assert_eq!(audio.channel(2), None);
+        assert_eq!(audio.to_interleaved(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(audio.seconds(), 3.0 / 8000.0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let spec = |sample_rate, channels| AudioSpec { sample_rate, channels };
+        assert!(matches!(AudioBuffer::empty(spec(0, 1)), Err(Error::Range { .. })));
+        assert!(matches!(AudioBuffer::empty(spec(1, 0)), Err(Error::Range { .. })));
+        let uneven = AudioBuffer::from_interleaved(spec(1, 2), &[0.0; 3]);
+        assert!(matches!(uneven, Err(Error::Shape { expected: 2, actual: 1, .. })));
+        let uneven = AudioBuffer::from_planar(spec(1, 2), vec![vec![0.0], vec![]]);
+        assert!(matches!(uneven, Err(Error::Shape { expected: 1, actual: 0, .. })));
+        let mut audio = stereo(2);
+        let mono = AudioBuffer::mono(8000, vec![0.0]).unwrap();
+        assert!(matches!(audio.append(&mono), Err(Error::Mismatch { .. })));
+        assert_eq!(audio, stereo(2));
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_can_be_asked_for(
+            n_samples in 0_usize..20,
+            start in prop_oneof![0_usize..25, Just(usize::MAX)],
+            end in prop_oneof![0_usize..25, Just(usize::MAX)],
+        ) {
+            let audio = stereo(n_samples);
+            let slice = audio.slice(start..end);
+            let expected = audio.channel(1).unwrap().iter().take(end).skip(start).copied().collect::<Vec<_>>();
+            prop_assert_eq!(slice.channel(1).unwrap(), expected);
+            let mut joined = audio.slice(0..start);
+            joined.append(&audio.slice(start..usize::MAX)).unwrap();
+            prop_assert_eq!(&joined, &audio);
+            joined.truncate(end);
+            prop_assert_eq!(joined, audio.slice(0..end));
+        }
+
+        #[test]
+        fn nothing_panics(
+            (sample_rate, channels) in any::<(u32, u16)>(),
+            lens in prop::collection::vec(0_usize..4, 0..4),
+            samples in prop::collection::vec(any::<f32>(), 0..20),
+        ) {
+            let spec = AudioSpec { sample_rate, channels };
+            let planar = lens.iter().map(|&n| vec![0.5; n]).collect();
+            let small = AudioSpec { channels: channels % 4, ..spec };
+            let made = [
+                AudioBuffer::empty(spec),
+                AudioBuffer::from_planar(small, planar),
+                AudioBuffer::mono(sample_rate, samples.clone()),
+                AudioBuffer::from_interleaved(spec, &samples),
+                AudioBuffer::from_interleaved(small, &samples),
+            ];
+            for audio in made.into_iter().flatten() {
+                prop_assert_eq!(audio.channels().len(), usize::from(audio.spec().channels));
+                prop_assert!(audio.channels().all(|channel| channel.len() == audio.n_samples()));
+                prop_assert_eq!(audio.to_interleaved().len(), audio.n_samples() * audio.channels().len());
+                prop_assert!(audio.seconds().is_finite());
+            }
+        }
+    }
+}

@@ -294,8 +294,9 @@ impl Codes {
         }
         let block = self.layout.block_frames as usize;
         let at_end = frames.end == self.n_frames;
-        if frames.start % block != 0 || !(at_end || frames.end % block == 0) {
-            let odd = if frames.start % block != 0 { frames.start } else { frames.end };
+        let is_cut = |frame: usize| !frame.is_multiple_of(block);
+        if is_cut(frames.start) || (is_cut(frames.end) && !at_end) {
+            let odd = if is_cut(frames.start) { frames.start } else { frames.end };
             let what = "distance of the cut from a block's first frame";
             return Err(Error::Range { what, min: 0, max: 0, actual: (odd % block) as u64 });
         }
@@ -361,4 +362,145 @@ fn gcd(mut a: u32, mut b: u32) -> u32 {
         (a, b) = (b, a % b);
     }
     a.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantizer::testing::hostile_size;
+    use proptest::prelude::*;
+
+    fn strided(strides: &[u32]) -> CodeLayout {
+        CodeLayout::new(strides.iter().map(|&stride| CodebookSpec { size: 10, stride }).collect()).unwrap()
+    }
+
+    /// Codes that count up, so that no two places hold the same pair of neighbours.
+    fn counting(layout: CodeLayout, n_frames: usize) -> Codes {
+        let row = |c: &CodebookSpec| (0..n_frames as u32 / c.stride).map(|i| i % c.size).collect();
+        let rows = layout.codebooks().iter().map(row).collect();
+        let n_scales = layout.scale_frames().map_or(0, |frames| n_frames.div_ceil(frames as usize));
+        Codes::with_scales(layout, rows, (0..n_scales).map(|i| i as f32).collect()).unwrap()
+    }
+
+    #[test]
+    fn a_code_takes_as_many_bits_as_its_largest_value() {
+        let bits = |size| CodebookSpec { size, stride: 1 }.bits();
+        let sizes = [0, 1, 2, 3, 4, 5, 1000, 1024, 1025, MAX_CODEBOOK_SIZE, u32::MAX];
+        assert_eq!(sizes.map(bits), [0, 0, 1, 2, 2, 3, 10, 10, 11, 24, 32]);
+    }
+
+    #[test]
+    fn blocks_are_common_multiples() {
+        assert_eq!(strided(&[4, 2, 1]).block_frames(), 4);
+        assert_eq!(strided(&[4, 6]).block_frames(), 12);
+        let scaled = strided(&[4, 6]).with_scales(10).unwrap();
+        assert_eq!((scaled.block_frames(), scaled.stride_frames()), (60, 12));
+        // New scales replace the old ones.
+        assert_eq!(scaled.with_scales(24).unwrap().block_frames(), 24);
+        let coprime = [65_536, 3].map(|stride| CodebookSpec { size: 2, stride }).to_vec();
+        assert!(matches!(CodeLayout::new(coprime), Err(Error::Range { actual: 196_608, .. })));
+        assert!(matches!(strided(&[2]).with_scales(0), Err(Error::Range { .. })));
+        assert!(matches!(strided(&[2]).with_scales(u32::MAX), Err(Error::Range { .. })));
+    }
+
+    #[test]
+    fn a_prefix_has_the_same_codebooks_and_scales() {
+        let layout = strided(&[4, 2, 1]);
+        let prefix = layout.truncated(2).unwrap();
+        assert!(prefix.is_prefix_of(&layout) && layout.is_prefix_of(&layout));
+        assert!(!layout.is_prefix_of(&prefix));
+        assert!(!prefix.clone().with_scales(4).unwrap().is_prefix_of(&layout));
+        assert!(!strided(&[2, 4]).is_prefix_of(&layout));
+        assert_eq!(counting(layout, 8).truncated(2).unwrap(), counting(prefix, 8));
+    }
+
+    #[test]
+    fn what_breaks_the_invariant_is_refused() {
+        let new = |rows| Codes::new(strided(&[2, 1]), rows);
+        assert!(new(vec![vec![0], vec![0, 9]]).is_ok());
+        assert!(matches!(new(vec![vec![0]]), Err(Error::Shape { expected: 2, actual: 1, .. })));
+        assert!(matches!(new(vec![vec![0], vec![0]]), Err(Error::Shape { expected: 2, actual: 1, .. })));
+        let error = new(vec![vec![0], vec![0, 10]]).unwrap_err();
+        assert!(matches!(error, Error::Code { codebook_idx: 1, position: 1, code: 10, size: 10 }));
+        let scaled = |scales| {
+            let layout = strided(&[1]).with_scales(2).unwrap();
+            Codes::with_scales(layout, vec![vec![0; 3]], scales)
+        };
+        assert!(scaled(vec![1.0, 2.0]).is_ok());
+        assert!(matches!(scaled(vec![1.0]), Err(Error::Shape { expected: 2, actual: 1, .. })));
+        assert!(matches!(scaled(vec![1.0, f32::NAN]), Err(Error::NotFinite { index: 1, .. })));
+        let unscaled = Codes::with_scales(strided(&[1]), vec![vec![0]], vec![1.0]);
+        assert!(matches!(unscaled, Err(Error::Shape { expected: 0, actual: 1, .. })));
+    }
+
+    #[test]
+    fn a_stream_that_ended_inside_a_block_takes_no_more() {
+        let layout = strided(&[1]).with_scales(4).unwrap();
+        let mut codes = counting(layout.clone(), 6);
+        let before = codes.clone();
+        assert!(matches!(codes.append(&counting(layout.clone(), 4)), Err(Error::Range { actual: 2, .. })));
+        codes.append(&Codes::empty(layout)).unwrap();
+        assert!(matches!(codes.append(&Codes::empty(strided(&[1]))), Err(Error::Mismatch { .. })));
+        assert_eq!(codes, before);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_cut_and_joined_is_whole(
+            strides in prop::collection::vec(prop_oneof![Just(1_u32), Just(2), Just(3), Just(4)], 1..5),
+            scale_frames in prop::option::of(1_u32..6),
+            n_blocks in 0_usize..6,
+            cut in 0_usize..6,
+        ) {
+            let layout = strided(&strides);
+            let layout = scale_frames.map_or(layout.clone(), |frames| layout.with_scales(frames).unwrap());
+            let block = layout.block_frames() as usize;
+            // The last block is cut short as far as the strides allow.
+            let n_frames = (n_blocks * block + 1).next_multiple_of(layout.stride_frames() as usize);
+            let codes = counting(layout, n_frames);
+            let cut = cut.min(n_blocks) * block;
+            let mut joined = codes.slice(0..cut).unwrap();
+            joined.append(&codes.slice(cut..n_frames).unwrap()).unwrap();
+            prop_assert_eq!(joined, codes);
+        }
+
+        #[test]
+        fn nothing_panics(
+            specs in prop::collection::vec(
+                (prop_oneof![0_u32..4, any::<u32>()], prop_oneof![0_u32..4, Just(1 << 16), any::<u32>()]), 0..5),
+            scale_frames in prop_oneof![0_u32..5, any::<u32>()],
+            rows in prop::collection::vec(prop::collection::vec(0_u32..4, 0..5), 0..5),
+            scales in prop::collection::vec(any::<f32>(), 0..3),
+            (start, end) in (hostile_size(), hostile_size()),
+            n_codebooks in hostile_size(),
+            uniform_size: u32,
+        ) {
+            let _ = CodeLayout::uniform(n_codebooks, uniform_size);
+            let specs = specs.into_iter().map(|(size, stride)| CodebookSpec { size, stride }).collect();
+            let Ok(layout) = CodeLayout::new(specs) else { return Ok(()) };
+            let scaled = layout.clone().with_scales(scale_frames).unwrap_or(layout.clone());
+            for layout in [layout, scaled] {
+                prop_assert_eq!(layout.block_frames() % layout.stride_frames(), 0);
+                let inside = (1..=layout.n_codebooks()).contains(&n_codebooks);
+                prop_assert_eq!(layout.truncated(n_codebooks).is_ok(), inside);
+                prop_assert_eq!(layout.bits_per_block(n_codebooks).is_ok(), inside);
+                prop_assert_eq!(layout.bits_per_frame(n_codebooks).is_ok(), inside);
+                let made = [
+                    Ok(Codes::empty(layout.clone())),
+                    Codes::new(layout.clone(), rows.clone()),
+                    Codes::with_scales(layout.clone(), rows.clone(), scales.clone()),
+                ];
+                for mut codes in made.into_iter().flatten() {
+                    if let Ok(slice) = codes.slice(start..end) {
+                        prop_assert_eq!(slice.n_frames(), end - start);
+                        let _ = codes.append(&slice);
+                    }
+                    let _ = (codes.truncated(n_codebooks), codes.row(n_codebooks));
+                    let n_frames = codes.n_frames();
+                    let again = Codes::with_scales(layout.clone(), codes.clone().into_rows(), codes.scales().to_vec());
+                    prop_assert_eq!(again.unwrap().n_frames(), n_frames);
+                }
+            }
+        }
+    }
 }

@@ -53,7 +53,7 @@ impl SiSdr {
         let estimate = centred(self.estimate_squared, self.estimate, self.estimate);
         let product = centred(self.product, self.reference, self.estimate);
         // What remains of a constant signal after rounding.
-        let nothing = |centred: f64, whole: f64| !(centred > whole * 1e-12);
+        let nothing = |centred: f64, whole: f64| centred.is_nan() || centred <= whole * 1e-12;
         if nothing(reference, self.reference_squared) || nothing(estimate, self.estimate_squared) {
             return None;
         }

@@ -158,7 +158,7 @@ impl Level {
         // Keeps the bounded value clear of the next whole number.
         const EPS: f64 = 1e-3;
         let half = f64::from(n_levels - 1) * (1.0 - EPS) / 2.0;
-        let offset = if n_levels % 2 == 0 { 0.5 } else { 0.0 };
+        let offset = if n_levels.is_multiple_of(2) { 0.5 } else { 0.0 };
         let shift = tan(offset / half);
         Self { n_levels, shift: shift as f32, half: half as f32, offset: offset as f32 }
     }
@@ -193,4 +193,119 @@ fn tan(x: f64) -> f64 {
         sum
     };
     series(x, 1) / series(1.0, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantizer::Projection;
+    use crate::quantizer::testing::{check_hostile, check_laws, hostile_f32, hostile_size, noise};
+    use proptest::prelude::*;
+
+    fn encode(fsq: &Fsq, xs: &[f32]) -> Vec<u32> {
+        fsq.encode(Latents::new(xs, fsq.dim()).unwrap(), 1).unwrap().into_rows().concat()
+    }
+
+    #[test]
+    fn the_tangent_is_one() {
+        for i in 0..=1100 {
+            let x = f64::from(i) / 1000.0;
+            assert!((tan(x) - x.tan()).abs() <= 4.0 * f64::EPSILON * x.tan().max(f64::MIN_POSITIVE), "{x}");
+        }
+    }
+
+    #[test]
+    fn codes_agree_with_the_published_formula_in_f64() {
+        let levels = [8, 5, 7, 2, 3];
+        let fsq = Fsq::new(&levels).unwrap();
+        let n_frames = 4000;
+        let xs: Vec<f32> = noise(3, n_frames * levels.len()).iter().map(|x| 2.0 * x).collect();
+        let codes = encode(&fsq, &xs);
+        let (mut n_clear, mut smallest_margin) = (0, f64::INFINITY);
+        for (row, &code) in xs.chunks_exact(levels.len()).zip(&codes) {
+            let (mut expected, mut basis, mut margin) = (0, 1, f64::INFINITY);
+            for (&x, &n_levels) in row.iter().zip(&levels) {
+                let half = f64::from(n_levels - 1) * 0.999 / 2.0;
+                let offset = if n_levels % 2 == 0 { 0.5 } else { 0.0 };
+                let bounded = (f64::from(x) + (offset / half).tan()).tanh() * half - offset;
+                let whole = bounded.round();
+                margin = margin.min(0.5 - (bounded - whole).abs());
+                expected += basis * (whole as i64 + i64::from(n_levels / 2)) as u32;
+                basis *= n_levels;
+            }
+            smallest_margin = smallest_margin.min(margin);
+            // A few roundings of numbers below 4.
+            if margin > 4e-6 {
+                n_clear += 1;
+                assert_eq!(code, expected, "{row:?}");
+            }
+        }
+        println!("{n_clear} of {n_frames} clear of a rounding edge, smallest margin {smallest_margin:e}");
+        assert!(n_clear * 1000 >= n_frames * 999);
+    }
+
+    #[test]
+    fn every_point_of_the_grid_has_its_own_code() {
+        let fsq = Fsq::new(&[4, 3, 2]).unwrap();
+        let all = Codes::new(fsq.layout().clone(), vec![(0..24).collect()]).unwrap();
+        let points = fsq.decode(&all).unwrap();
+        assert_eq!(points[..6], [-1.0, -1.0, -1.0, -0.5, -1.0, -1.0]);
+        assert_eq!(points[23 * 3..], [0.5, 1.0, 0.0]);
+        let distinct: std::collections::HashSet<_> =
+            points.chunks_exact(3).map(|p| [p[0], p[1], p[2]].map(f32::to_bits)).collect();
+        assert_eq!(distinct.len(), 24);
+    }
+
+    #[test]
+    fn large_inputs_reach_the_outermost_levels() {
+        for n_levels in [2, 3, 8, 9, 1 << 12, (1 << 24) - 1, 1 << 24] {
+            let fsq = Fsq::new(&[n_levels]).unwrap();
+            let codes = encode(&fsq, &[-1e30, 1e30, 0.0]);
+            // With very many levels, the bound's 0.1 % keeps the outermost ones out of reach.
+            let slack = n_levels / 1000;
+            assert!(codes[0] <= slack && codes[1] >= n_levels - 1 - slack, "{n_levels}: {codes:?}");
+            assert!(codes[2].abs_diff(n_levels / 2) <= 1, "{n_levels}: {codes:?}");
+        }
+    }
+
+    #[test]
+    fn the_laws_hold() {
+        check_laws(&Fsq::new(&[8, 5, 5, 5]).unwrap(), 200);
+        let projection = |seed, n_in: usize, n_out: usize| {
+            Projection::new(noise(seed, n_in * n_out), None, n_in, n_out).unwrap()
+        };
+        let projections = Projections::new(projection(1, 10, 3), projection(2, 3, 10)).unwrap();
+        let fsq = Fsq::new(&[8, 7, 6]).unwrap().with_projections(projections.clone()).unwrap();
+        check_laws(&fsq, 150);
+        let other = Fsq::new(&[8, 7]).unwrap();
+        assert!(matches!(
+            other.with_projections(projections),
+            Err(Error::Shape { expected: 2, actual: 3, .. })
+        ));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for levels in [&[][..], &[0], &[1], &[8, 1], &[1 << 24, 2], &[u32::MAX, u32::MAX]] {
+            assert!(matches!(Fsq::new(levels), Err(Error::Range { .. })), "{levels:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn nothing_panics(
+            levels in prop::collection::vec(prop_oneof![8 => 2_u32..9, 1 => any::<u32>()], 0..5),
+            xs in prop::collection::vec(hostile_f32(), 0..24),
+            dim in hostile_size(),
+            n_codebooks in hostile_size(),
+        ) {
+            if let Ok(fsq) = Fsq::new(&levels) {
+                prop_assert_eq!(fsq.levels().collect::<Vec<_>>(), levels);
+                check_hostile(&fsq, &xs, dim, n_codebooks);
+                check_hostile(&fsq, &xs, fsq.dim(), 1);
+            }
+        }
+    }
 }

@@ -123,3 +123,77 @@ impl<Q: Quantizer> Quantizer for Grouped<Q> {
         Ok(out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantizer::testing::{check_hostile, check_laws, hostile_f32, hostile_size, noise};
+    use crate::quantizer::{Fsq, Rvq};
+    use proptest::prelude::*;
+
+    fn rvq(seed: u64, n_codebooks: usize, dim: usize) -> Rvq {
+        Rvq::from_codebooks(&noise(seed, n_codebooks * 50 * dim), 50, dim).unwrap()
+    }
+
+    #[test]
+    fn codebooks_come_stage_by_stage_and_group_by_group() {
+        let grouped = Grouped::new(vec![rvq(1, 2, 3), rvq(2, 3, 2)]).unwrap();
+        assert_eq!((grouped.dim(), grouped.layout().n_codebooks()), (5, 5));
+        let xs = noise(4, 30 * 5);
+        let codes = grouped.encode(Latents::new(&xs, 5).unwrap(), 5).unwrap();
+        let part = |values: std::ops::Range<usize>| -> Vec<f32> {
+            xs.chunks_exact(5).flat_map(|row| row[values.clone()].to_vec()).collect()
+        };
+        let [a, b] = [(0..3, 2), (3..5, 3)].map(|(values, n): (std::ops::Range<usize>, usize)| {
+            let group = &grouped.groups()[usize::from(values.start > 0)];
+            let xs = part(values.clone());
+            group.encode(Latents::new(&xs, values.len()).unwrap(), n).unwrap().into_rows()
+        });
+        assert!(codes.rows().eq([&a[0], &b[0], &a[1], &b[1], &b[2]]));
+    }
+
+    #[test]
+    fn a_group_without_codebooks_decodes_to_zeros() {
+        let grouped = Grouped::new(vec![rvq(1, 1, 2), rvq(2, 1, 2)]).unwrap();
+        let xs = noise(4, 2);
+        let codes = grouped.encode(Latents::new(&[xs[0], xs[1], 5.0, 5.0], 4).unwrap(), 1).unwrap();
+        let decoded = grouped.decode(&codes).unwrap();
+        assert!(decoded[..2].iter().all(|&x| x != 0.0));
+        assert_eq!(decoded[2..], [0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_laws_hold() {
+        check_laws(&Grouped::new(vec![rvq(1, 2, 3), rvq(2, 3, 2)]).unwrap(), 150);
+        check_laws(&Grouped::new(vec![Fsq::new(&[8, 5, 5, 5]).unwrap(); 4]).unwrap(), 150);
+        let strided = |seed: u64| {
+            let vq =
+                |k| crate::quantizer::Vq::new(noise(seed + k, 120), 3, crate::quantizer::Distance::Cosine);
+            Rvq::with_strides(vec![(vq(0).unwrap(), 2), (vq(1).unwrap(), 1)]).unwrap()
+        };
+        check_laws(&Grouped::new(vec![strided(1), strided(7)]).unwrap(), 150);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert!(matches!(Grouped::<Rvq>::new(vec![]), Err(Error::Range { .. })));
+        let many = vec![Fsq::new(&[2]).unwrap(); 257];
+        assert!(matches!(Grouped::new(many), Err(Error::Range { actual: 257, .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(
+            group_sizes in prop::collection::vec((1_usize..4, 1_usize..3), 0..4),
+            xs in prop::collection::vec(hostile_f32(), 0..24),
+            dim in hostile_size(),
+            n_codebooks in hostile_size(),
+        ) {
+            let groups = group_sizes.iter().map(|&(n, dim)| rvq(1, n, dim)).collect();
+            if let Ok(grouped) = Grouped::new(groups) {
+                check_hostile(&grouped, &xs, dim, n_codebooks);
+                check_hostile(&grouped, &xs, grouped.dim(), n_codebooks);
+            }
+        }
+    }
+}

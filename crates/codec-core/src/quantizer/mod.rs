@@ -19,7 +19,7 @@ mod projection;
 mod rvq;
 mod split;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod vq;
 
 pub use fsq::Fsq;
@@ -52,7 +52,7 @@ impl<'a> Latents<'a> {
         if dim == 0 {
             return Err(Error::Range { what: "latent dimension", min: 1, max: u64::MAX, actual: 0 });
         }
-        if data.len() % dim != 0 {
+        if !data.len().is_multiple_of(dim) {
             let what = "values of the last latent";
             return Err(Error::Shape { what, expected: dim, actual: data.len() % dim });
         }

@@ -76,3 +76,75 @@ impl Quantizer for SplitRvq {
         Ok(out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantizer::testing::{check_hostile, check_laws, hostile_f32, hostile_size, noise};
+    use crate::quantizer::{Distance, Projection, Projections, Vq};
+    use proptest::prelude::*;
+
+    fn rvq(seed: u64, n_codebooks: usize, dim: usize) -> Rvq {
+        Rvq::from_codebooks(&noise(seed, n_codebooks * 60 * dim), 60, dim).unwrap()
+    }
+
+    /// Mimi's shape: each stack between projections of its own, without bias.
+    fn mimi() -> SplitRvq {
+        let projection = |seed, n_in: usize, n_out: usize| {
+            Projection::new(noise(seed, n_in * n_out), None, n_in, n_out).unwrap()
+        };
+        let projected = |seed, n| {
+            let projections = Projections::new(projection(seed, 12, 6), projection(seed + 1, 6, 12)).unwrap();
+            rvq(seed + 2, n, 6).with_projections(projections).unwrap()
+        };
+        SplitRvq::new(projected(1, 1), projected(5, 4)).unwrap()
+    }
+
+    #[test]
+    fn both_stacks_code_the_same_latents() {
+        let split = mimi();
+        let xs = noise(8, 40 * 12);
+        let latents = Latents::new(&xs, 12).unwrap();
+        let codes = split.encode(latents, 5).unwrap();
+        let semantic = split.semantic().encode(latents, 1).unwrap();
+        let acoustic = split.acoustic().encode(latents, 4).unwrap();
+        assert!(codes.rows().eq(semantic.rows().chain(acoustic.rows())));
+        let sum: Vec<f32> = split.semantic().decode(&semantic).unwrap();
+        let sum: Vec<f32> =
+            sum.iter().zip(&split.acoustic().decode(&acoustic).unwrap()).map(|(a, b)| a + b).collect();
+        assert_eq!(split.decode(&codes).unwrap(), sum);
+    }
+
+    #[test]
+    fn the_laws_hold() {
+        check_laws(&mimi(), 150);
+        let strided = |strides: &[u32]| {
+            let vq = |(k, &stride): (usize, &u32)| {
+                (Vq::new(noise(k as u64, 160), 4, Distance::Euclidean).unwrap(), stride)
+            };
+            Rvq::with_strides(strides.iter().enumerate().map(vq).collect()).unwrap()
+        };
+        check_laws(&SplitRvq::new(strided(&[4]), strided(&[6, 1])).unwrap(), 200);
+    }
+
+    #[test]
+    fn stacks_must_share_a_dimension() {
+        let error = SplitRvq::new(rvq(0, 1, 3), rvq(0, 1, 4)).unwrap_err();
+        assert!(matches!(error, Error::Shape { expected: 3, actual: 4, .. }));
+        let error = SplitRvq::new(rvq(0, 200, 1), rvq(0, 57, 1)).unwrap_err();
+        assert!(matches!(error, Error::Range { actual: 257, .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(
+            xs in prop::collection::vec(hostile_f32(), 0..24),
+            dim in hostile_size(),
+            n_codebooks in hostile_size(),
+        ) {
+            let split = SplitRvq::new(rvq(1, 1, 3), rvq(2, 2, 3)).unwrap();
+            check_hostile(&split, &xs, dim, n_codebooks);
+            check_hostile(&split, &xs, 3, n_codebooks);
+        }
+    }
+}

@@ -349,16 +349,12 @@ mod tests {
 
     #[test]
     fn rounding_decides_near_ties_as_the_reference_order_does() {
-        // |x|^2 is so large that f32 cannot tell the two distances apart: (x2 - 2 x.e) + e2 rounds to
-        // the same number, and the first entry wins although the second is nearer.
+        // |x|^2 is so large that f32 cannot tell the two distances apart: both come out as zero, and
+        // the first entry wins although the second is the latent itself.
         let x = 4096.0_f32;
-        let vq = Vq::new(vec![4095.0, 4095.75], 1, Distance::Euclidean).unwrap();
-        let distance = |e: f32| (x * x - 2.0 * (x * e)) + e * e;
-        assert_eq!(distance(4095.0), 1.0);
-        assert_eq!(distance(4095.75), 0.0);
-        assert_eq!(encode(&vq, &[x]), [1]);
-        let vq = Vq::new(vec![4095.75, 4096.0], 1, Distance::Euclidean).unwrap();
-        assert_eq!(distance(4096.0), 0.0);
+        let entries = [4095.75, 4096.0];
+        assert_eq!(entries.map(|e| (x * x - 2.0 * (x * e)) + e * e), [0.0, 0.0]);
+        let vq = Vq::new(entries.to_vec(), 1, Distance::Euclidean).unwrap();
         assert_eq!(encode(&vq, &[x]), [0]);
     }
 
