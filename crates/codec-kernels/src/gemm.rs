@@ -9,9 +9,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use self::narrow::NarrowRows;
 use crate::error::{Error, Result, expect_len, product};
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch, level};
+
+mod narrow;
 
 /// Columns of a panel: two AVX-512 vectors.
 const PANEL: usize = 32;
@@ -25,8 +28,6 @@ const GRAIN: usize = 1 << 18;
 const BLOCK_ROWS: usize = 96;
 /// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
 const BLOCK_DEPTH: usize = 512;
-/// Rows that the narrow kernel transposes at a time.
-const NARROW_ROWS: usize = 64;
 
 /// A right matrix `[k, n]`, packed once for the order in which the kernels read it.
 #[derive(Clone, Debug)]
@@ -187,7 +188,7 @@ pub fn gemm(rows: Rows<'_>, matrix: &PackedMatrix, start: Start<'_>, out: &mut [
         };
         if n_threads > 1 { (0..parts).into_par_iter().for_each(run) } else { (0..parts).for_each(run) }
     } else {
-        let unit = if matrix.n <= NARROW { NARROW_ROWS } else { 48 };
+        let unit = if matrix.n <= NARROW { narrow::BLOCK_ROWS } else { 48 };
         pool::for_row_blocks(out, matrix.n, unit, n_threads, |first, out| {
             let rows = rows.slice(first..first + out.len() / matrix.n);
             if matrix.n <= NARROW {
@@ -394,80 +395,170 @@ unsafe fn store_columns<S: Simd, const V: usize>(s: S, vectors: [S::V; V], out: 
     }
 }
 
-/// All `rows` times a matrix of at most `NARROW` columns, with lanes over rows.
-struct NarrowRows<'a> {
-    rows: Rows<'a>,
-    matrix: &'a PackedMatrix,
-    start: Start<'a>,
-    /// `[n_rows, n]`.
-    out: &'a mut [f32],
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{Strategy, prop_oneof, proptest};
 
-impl Kernel for NarrowRows<'_> {
-    type Output = ();
+    use super::*;
+    use crate::testing::{bits, noise, same_everywhere};
 
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { rows, matrix, start, out } = self;
-        let (k, n) = (matrix.k, matrix.n);
-        // Rows overlap by whole pitches, so one transposed copy of the data serves all of them: element i of
-        // row r is `transposed[i % pitch][r + i / pitch]`.
-        let height = rows.pitch.min(k);
-        let stride = NARROW_ROWS + k.saturating_sub(1) / rows.pitch;
-        let mut transposed = vec![0.0; height * stride];
-        for first in (0..rows.n_rows).step_by(NARROW_ROWS) {
-            let n_rows = (rows.n_rows - first).min(NARROW_ROWS);
-            let block = rows.slice(first..first + n_rows);
-            transpose(&block, height, stride, &mut transposed);
-            for column in 0..n {
-                let weights = &matrix.data[column * k..(column + 1) * k];
-                let out = &mut out[first * n..(first + n_rows) * n];
-                let mut buffer = [0.0; NARROW_ROWS];
-                match start {
-                    Start::Zero => {}
-                    Start::Bias(bias) => buffer.fill(bias[column]),
-                    Start::Accumulate => {
-                        for (x, row) in buffer.iter_mut().zip(out.chunks_exact(n)) {
-                            *x = row[column];
-                        }
-                    }
-                }
-                for (offset, part) in buffer.chunks_exact_mut(4 * S::LANES).enumerate() {
-                    if offset * 4 * S::LANES >= n_rows {
-                        break;
-                    }
-                    let mut acc = [s.splat(0.0); 4];
-                    for (acc, part) in acc.iter_mut().zip(part.chunks_exact(S::LANES)) {
-                        *acc = s.load(part);
-                    }
-                    for (lag, weights) in weights.chunks(rows.pitch).enumerate() {
-                        for (&weight, line) in weights.iter().zip(transposed.chunks_exact(stride)) {
-                            let line = &line[lag + offset * 4 * S::LANES..][..4 * S::LANES];
-                            let weight = s.splat(weight);
-                            for (acc, xs) in acc.iter_mut().zip(line.chunks_exact(S::LANES)) {
-                                *acc = s.fma(s.load(xs), weight, *acc);
-                            }
-                        }
-                    }
-                    for (acc, part) in acc.into_iter().zip(part.chunks_exact_mut(S::LANES)) {
-                        s.store(acc, part);
-                    }
-                }
-                for (row, x) in out.chunks_exact_mut(n).zip(buffer) {
-                    row[column] = x;
-                }
+    /// One product with overlapping or spaced rows.
+    #[derive(Clone, Debug)]
+    struct Case {
+        m: usize,
+        k: usize,
+        n: usize,
+        pitch: usize,
+        start: u8,
+        seed: u64,
+    }
+
+    impl Case {
+        fn data(&self) -> Vec<f32> {
+            noise(self.seed, self.m.saturating_sub(1) * self.pitch + self.k)
+        }
+
+        fn matrix(&self) -> (Vec<f32>, PackedMatrix) {
+            let weights = noise(self.seed + 1, self.k * self.n);
+            let matrix = PackedMatrix::new(&weights, self.k, self.n).unwrap();
+            (weights, matrix)
+        }
+
+        fn start<'a>(&self, bias: &'a [f32]) -> Start<'a> {
+            [Start::Zero, Start::Bias(bias), Start::Accumulate][usize::from(self.start)]
+        }
+
+        /// The definition: one chain per element.
+        fn reference(&self) -> Vec<f32> {
+            let (data, (weights, _)) = (self.data(), self.matrix());
+            let (bias, mut out) = (noise(self.seed + 2, self.n), noise(self.seed + 3, self.m * self.n));
+            for (i, out) in out.iter_mut().enumerate() {
+                let (row, column) = (i / self.n, i % self.n);
+                let start = [0.0, bias[column], *out][usize::from(self.start)];
+                *out = (0..self.k).fold(start, |acc, j| {
+                    data[row * self.pitch + j].mul_add(weights[j * self.n + column], acc)
+                });
             }
+            out
+        }
+
+        fn run(&self) -> Vec<f32> {
+            let (data, (_, matrix)) = (self.data(), self.matrix());
+            let (bias, mut out) = (noise(self.seed + 2, self.n), noise(self.seed + 3, self.m * self.n));
+            let rows = Rows::new(&data, self.m, self.k, self.pitch).unwrap();
+            gemm(rows, &matrix, self.start(&bias), &mut out).unwrap();
+            out
         }
     }
-}
 
-/// `out[c][t] = data[t * pitch + c]` for the data of `rows`; what lies past their end is left as it was.
-#[inline(always)]
-fn transpose(rows: &Rows<'_>, height: usize, stride: usize, out: &mut [f32]) {
-    let end = (rows.n_rows - 1) * rows.pitch + rows.row_len;
-    for (t, step) in rows.data[..end].chunks(rows.pitch).enumerate().take(stride) {
-        for (c, &x) in step.iter().enumerate().take(height) {
-            out[c * stride + t] = x;
+    fn cases() -> impl Strategy<Value = Case> {
+        // Every remainder of tiles and panels, and sizes that are split over threads and parts of k.
+        let small = (1..40_usize, 0..40_usize, 1..70_usize);
+        let tall = (300..900_usize, 1..40_usize, prop_oneof![1..6_usize, 30..70_usize]);
+        let deep = (1..110_usize, 500..1100_usize, prop_oneof![1..6_usize, 10..34_usize]);
+        let wide = (1..4_usize, 300..600_usize, 900..1300_usize);
+        let sizes = prop_oneof![4 => small, 2 => tall, 1 => deep, 1 => wide];
+        (sizes, 1..80_usize, 0..3_u8, 0..1000_u64).prop_map(|((m, k, n), pitch, start, seed)| Case {
+            m,
+            k,
+            n,
+            pitch,
+            start,
+            seed,
+        })
+    }
+
+    proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn is_one_chain_on_every_level_and_number_of_threads(case in cases()) {
+            let got = same_everywhere(|| case.run());
+            assert_eq!(bits(&case.reference()), bits(&got));
         }
+
+        #[test]
+        fn does_not_depend_on_the_other_rows_of_the_call(case in cases(), cuts in [0.0..1.0, 0.0..1.0]) {
+            let whole = case.run();
+            let (data, (_, matrix)) = (case.data(), case.matrix());
+            let (bias, mut out) = (noise(case.seed + 2, case.n), noise(case.seed + 3, case.m * case.n));
+            let mut cuts = cuts.map(|cut: f64| (cut * case.m as f64) as usize);
+            cuts.sort_unstable();
+            for rows in [0..cuts[0], cuts[0]..cuts[1], cuts[1]..case.m] {
+                let part = Rows::new(&data[rows.start * case.pitch..], rows.len(), case.k, case.pitch).unwrap();
+                let out = &mut out[rows.start * case.n..rows.end * case.n];
+                gemm(part, &matrix, case.start(&bias), out).unwrap();
+            }
+            assert_eq!(bits(&whole), bits(&out));
+        }
+
+        #[test]
+        fn is_within_the_bound_of_an_exact_product(case in cases()) {
+            let (data, (weights, _)) = (case.data(), case.matrix());
+            let (bias, old) = (noise(case.seed + 2, case.n), noise(case.seed + 3, case.m * case.n));
+            for (i, &got) in case.run().iter().enumerate() {
+                let (row, column) = (i / case.n, i % case.n);
+                let start = f64::from([0.0, bias[column], old[i]][usize::from(case.start)]);
+                let (mut sum, mut size) = (start, start.abs());
+                for j in 0..case.k {
+                    let term =
+                        f64::from(data[row * case.pitch + j]) * f64::from(weights[j * case.n + column]);
+                    sum += term;
+                    size += term.abs();
+                }
+                // Each of the k roundings is at most half an ulp of a partial sum.
+                let bound = case.k as f64 * f64::from(f32::EPSILON) / 2.0 * size;
+                let off = (f64::from(got) - sum).abs();
+                assert!(off <= bound, "element {i}: {got} against {sum}, off by {off}, bound {bound}");
+            }
+        }
+
+        #[test]
+        fn a_product_in_two_parts_of_k_is_the_same_chain(case in cases(), cut in 0.0..1.0) {
+            let whole = case.run();
+            let (data, (weights, _)) = (case.data(), case.matrix());
+            let (bias, mut out) = (noise(case.seed + 2, case.n), noise(case.seed + 3, case.m * case.n));
+            let cut = (cut * case.k as f64) as usize;
+            for (k, start) in [(0..cut, case.start(&bias)), (cut..case.k, Start::Accumulate)] {
+                let part = &weights[k.start * case.n..k.end * case.n];
+                let matrix = PackedMatrix::new(part, k.len(), case.n).unwrap();
+                let rows = Rows::new(&data[k.start..], case.m, k.len(), case.pitch).unwrap();
+                gemm(rows, &matrix, start, &mut out).unwrap();
+            }
+            assert_eq!(bits(&whole), bits(&out));
+        }
+    }
+
+    #[test]
+    fn packing_the_transpose_gives_the_same_matrix() {
+        for n in [1, 4, 5, 16, 17, 33, 64] {
+            let (k, weights) = (7, noise(1, 7 * n));
+            let transposed: Vec<f32> = (0..k * n).map(|i| weights[i % k * n + i / k]).collect();
+            let (a, b) = (
+                PackedMatrix::new(&weights, k, n).unwrap(),
+                PackedMatrix::from_transposed(&transposed, k, n).unwrap(),
+            );
+            assert_eq!(a.data, b.data);
+            assert_eq!((a.k(), a.n()), (k, n));
+        }
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_refused() {
+        let matrix = PackedMatrix::new(&[0.0; 6], 2, 3).unwrap();
+        let data = [0.0; 5];
+        assert!(PackedMatrix::new(&[0.0; 5], 2, 3).is_err());
+        assert!(PackedMatrix::new(&[], usize::MAX, 2).is_err());
+        assert!(Rows::new(&data, 2, 2, 0).is_err());
+        assert!(Rows::new(&data, usize::MAX, 2, 2).is_err());
+        let short = Rows::new(&data, 3, 2, 2).unwrap_err();
+        assert_eq!(short, Error::Shape { what: "rows", expected: 6, actual: 5 });
+        let rows = Rows::new(&data, 2, 2, 3).unwrap();
+        assert!(gemm(rows, &matrix, Start::Zero, &mut [0.0; 5]).is_err());
+        assert!(gemm(rows, &matrix, Start::Bias(&[0.0; 2]), &mut [0.0; 6]).is_err());
+        let wrong = Rows::new(&data, 2, 1, 3).unwrap();
+        assert!(gemm(wrong, &matrix, Start::Zero, &mut [0.0; 6]).is_err());
+        let none = Rows::new(&[], 0, 2, 2).unwrap();
+        gemm(none, &matrix, Start::Zero, &mut []).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! The recurrence of an LSTM layer; its input product is one GEMM over all steps, done by the caller.
 
-use crate::elementwise::{Function, Sigmoid, Tanh};
+use crate::elementwise::functions::{Function, Sigmoid, Tanh};
 use crate::error::{Error, Result, expect_len, product};
 use crate::gemm::{PackedMatrix, Rows, Start, gemm};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};

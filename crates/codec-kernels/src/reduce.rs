@@ -5,7 +5,8 @@
 
 use rayon::prelude::*;
 
-use crate::elementwise::{Exp, MapInPlace};
+use crate::elementwise::MapInPlace;
+use crate::elementwise::functions::{Exp, Function};
 use crate::error::{Error, Result, count_rows, expect_len};
 use crate::pool;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
@@ -312,7 +313,7 @@ pub(crate) fn divide<S: Simd>(s: S, xs: &mut [f32], by: f32) {
 struct ExpLess {
     max: f32,
 }
-impl crate::elementwise::Function for ExpLess {
+impl Function for ExpLess {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
         Exp.apply(s, s.sub(x, s.splat(self.max)))
@@ -323,7 +324,7 @@ impl crate::elementwise::Function for ExpLess {
 struct Over {
     by: f32,
 }
-impl crate::elementwise::Function for Over {
+impl Function for Over {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
         s.div(x, s.splat(self.by))
