@@ -3,6 +3,7 @@
 //! On the CPU every layer runs through `codec-kernels`, so that its bits do not depend on chunking,
 //! batch, threads or the CPU model; CUDA and Metal run the same mathematics through candle.
 
+mod codec;
 pub mod error;
 pub mod families;
 pub mod layers;
@@ -12,3 +13,4 @@ mod tflite;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use families::{Loaded, load};

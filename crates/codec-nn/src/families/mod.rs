@@ -1,5 +1,7 @@
 //! Codec families: each is one file that turns a checkpoint into a [`Codec`].
 
+mod encodec;
+
 use crate::error::Result;
 use crate::weights::Checkpoint;
 use candle_core::Device;
@@ -21,7 +23,7 @@ pub struct Family {
 }
 
 /// All families, in the order in which they are tried.
-pub const FAMILIES: &[Family] = &[];
+pub const FAMILIES: &[Family] = &[encodec::FAMILY];
 
 /// A codec and the identity of the weights that it was made from.
 #[derive(Debug)]

@@ -1,1 +1,3 @@
-//! nets/mod
+//! Networks that several families share.
+
+pub(crate) mod seanet;

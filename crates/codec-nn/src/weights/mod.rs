@@ -10,6 +10,7 @@ mod pickle;
 mod torch;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::model_type;
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};

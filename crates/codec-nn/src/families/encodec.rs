@@ -1,0 +1,341 @@
+//! EnCodec: SEANet with an LSTM and residual vector quantization.
+//!
+//! The configuration of the checkpoint decides: 24 kHz mono, 48 kHz stereo in segments, 32 kHz
+//! (MusicGen), 16 kHz (AudioGen), and whatever else it can say. A setting that is not implemented is
+//! an error at load. The two checkpoints that the paper's authors published, torch files without a
+//! configuration, are told apart by their tensors.
+//!
+//! # Source
+//! Défossez et al. 2022, "High fidelity neural audio compression", arXiv 2210.13438;
+//! facebookresearch/encodec, encodec/model.py and encodec/quantization; Hugging Face transformers,
+//! models/encodec. Vectors: `tests/vectors/encodec_*.safetensors`.
+//!
+//! # Deviations
+//! From Hugging Face: a last segment of the 48 kHz model has the frames that its samples need, as in
+//! the original, where `EncodecModel` appends zero codes or its feature extractor zero samples to make
+//! it whole. Those of the segments stand in `codec/segments.rs`.
+
+use super::Family;
+use crate::codec::NetCodec;
+use crate::error::{Error, Result};
+use crate::layers::Fill;
+use crate::nets::seanet::Seanet;
+use crate::weights::{Checkpoint, Weights};
+use candle_core::Device;
+use codec_core::quantizer::Rvq;
+use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Segment};
+use serde::Deserialize;
+
+/// See the module.
+pub(super) const FAMILY: Family = Family { name: "encodec", recognizes, load };
+
+/// Buffers of training: how often each entry was used, and whether there are any.
+const IGNORED: [&str; 3] = ["cluster_size", "embed_avg", "inited"];
+/// Beyond this a configuration is not a codec's but a mistake or an attack.
+const MAX_SIZE: usize = 1 << 16;
+
+fn recognizes(checkpoint: &Checkpoint) -> bool {
+    match checkpoint.config() {
+        Some(config) => crate::weights::model_type(config).as_deref() == Some(FAMILY.name),
+        None => {
+            checkpoint.weights().is_some_and(|weights| weights.contains("encoder.model.0.conv.conv.bias"))
+        }
+    }
+}
+
+fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    let Some(weights) = checkpoint.weights() else {
+        return Err(checkpoint.unrecognized());
+    };
+    let weights = weights.renamed(modern_name)?;
+    let config = match checkpoint.config() {
+        Some(config) => serde_json::from_str(config)
+            .map_err(|e| Error::Config { field: "config.json", why: e.to_string() })?,
+        None => Config::original(&weights)?,
+    };
+    Ok(Box::new(config.build(&weights, device)?))
+}
+
+/// Hugging Face's name of a tensor of the original package: `encoder.model.0.conv.conv.bias` is
+/// `encoder.layers.0.conv.bias`.
+fn modern_name(name: &str) -> String {
+    let Some((net, rest)) = name.split_once(".model.") else {
+        return name
+            .replace("quantizer.vq.layers.", "quantizer.layers.")
+            .replace("._codebook.", ".codebook.");
+    };
+    let rest = rest
+        .replace("convtr.convtr.", "conv.")
+        .replace("convtr.norm.", "norm.")
+        .replace("conv.conv.", "conv.")
+        .replace("conv.norm.", "norm.");
+    format!("{net}.layers.{rest}")
+}
+
+/// `config.json` of a Hugging Face checkpoint. Fields that it leaves out have the values of the
+/// 24 kHz model, as there.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct Config {
+    audio_channels: u16,
+    chunk_length_s: Option<f64>,
+    codebook_dim: Option<usize>,
+    codebook_size: u32,
+    compress: usize,
+    dilation_growth_rate: usize,
+    hidden_size: usize,
+    kernel_size: usize,
+    last_kernel_size: usize,
+    norm_type: String,
+    normalize: bool,
+    num_filters: usize,
+    num_lstm_layers: usize,
+    num_residual_layers: usize,
+    overlap: Option<f64>,
+    pad_mode: String,
+    residual_kernel_size: usize,
+    sampling_rate: u32,
+    target_bandwidths: Vec<f64>,
+    trim_right_ratio: f64,
+    upsampling_ratios: Vec<usize>,
+    use_causal_conv: bool,
+    use_conv_shortcut: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            audio_channels: 1,
+            chunk_length_s: None,
+            codebook_dim: None,
+            codebook_size: 1024,
+            compress: 2,
+            dilation_growth_rate: 2,
+            hidden_size: 128,
+            kernel_size: 7,
+            last_kernel_size: 7,
+            norm_type: "weight_norm".to_owned(),
+            normalize: false,
+            num_filters: 32,
+            num_lstm_layers: 2,
+            num_residual_layers: 1,
+            overlap: None,
+            pad_mode: "reflect".to_owned(),
+            residual_kernel_size: 3,
+            sampling_rate: 24_000,
+            target_bandwidths: vec![1.5, 3.0, 6.0, 12.0, 24.0],
+            trim_right_ratio: 1.0,
+            upsampling_ratios: vec![8, 5, 4, 2],
+            use_causal_conv: true,
+            use_conv_shortcut: true,
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of an original checkpoint, which holds only tensors.
+    fn original(weights: &Weights) -> Result<Self> {
+        let normed = weights.contains("encoder.layers.0.norm.weight");
+        let channels = ["conv.weight_v", "conv.weight", "conv.parametrizations.weight.original1"]
+            .iter()
+            .find_map(|name| weights.pp("encoder.layers.0").shape(name)?.get(1).copied());
+        match (channels, normed) {
+            (Some(1), false) => Ok(Self::default()),
+            (Some(2), true) => Ok(Self {
+                audio_channels: 2,
+                chunk_length_s: Some(1.0),
+                norm_type: "time_group_norm".to_owned(),
+                normalize: true,
+                overlap: Some(0.01),
+                sampling_rate: 48_000,
+                target_bandwidths: vec![3.0, 6.0, 12.0, 24.0],
+                use_causal_conv: false,
+                ..Self::default()
+            }),
+            (channels, normed) => {
+                let value = format!("of {} channels, group norm {normed}", channels.unwrap_or(0));
+                Err(Error::Unsupported { what: "EnCodec without a configuration", value })
+            }
+        }
+    }
+
+    fn build(&self, weights: &Weights, device: &Device) -> Result<NetCodec> {
+        let net = self.net()?;
+        let hop_length = self.hop_length()?;
+        let segment = self.segment(hop_length)?;
+        let n_codebooks = self.n_codebooks(hop_length)?;
+        let mut layout = CodeLayout::uniform(n_codebooks, self.codebook_size)?;
+        if let Some(segment) = segment {
+            layout = layout.with_scales(segment.n_frames)?;
+        }
+        let lookahead = match segment {
+            // The first frame of a segment waits for its end.
+            Some(segment) => segment.n_samples.saturating_sub(hop_length),
+            None => u32::try_from(net.lookahead()).map_err(|_| too_large("kernel_size"))?,
+        };
+        let info = CodecInfo {
+            model: format!("encodec_{}khz", f64::from(self.sampling_rate) / 1000.0),
+            family: FAMILY.name,
+            audio: AudioSpec { sample_rate: self.sampling_rate, channels: self.audio_channels },
+            hop_length,
+            lookahead,
+            segment,
+            layout,
+        };
+        let mut codebooks = Vec::new();
+        for codebook_idx in 0..n_codebooks {
+            let name = format!("quantizer.layers.{codebook_idx}.codebook.embed");
+            codebooks.append(&mut weights.values(&[self.codebook_size as usize, self.hidden_size], &name)?);
+        }
+        let codec = NetCodec {
+            info,
+            encoder: net.encoder(&weights.pp("encoder.layers"))?,
+            decoder: net.decoder(&weights.pp("decoder.layers"))?,
+            quantizer: Box::new(Rvq::from_codebooks(
+                &codebooks,
+                self.codebook_size as usize,
+                self.hidden_size,
+            )?),
+            device: device.clone(),
+        };
+        weights.finish(&IGNORED)?;
+        Ok(codec)
+    }
+
+    fn net(&self) -> Result<Seanet> {
+        self.check_sizes()?;
+        let fill = match self.pad_mode.as_str() {
+            "constant" => Fill::Zero,
+            "reflect" => Fill::Reflect,
+            "replicate" => Fill::Replicate,
+            _ => return Err(unsupported("pad_mode", &self.pad_mode)),
+        };
+        let group_norm = match self.norm_type.as_str() {
+            "weight_norm" => false,
+            "time_group_norm" => true,
+            _ => return Err(unsupported("norm_type", &self.norm_type)),
+        };
+        if group_norm && (self.use_causal_conv || self.chunk_length_s.is_none()) {
+            // Its statistics need all samples, so there would be no stream.
+            return Err(unsupported("norm_type", "time_group_norm of a whole clip"));
+        }
+        if self.codebook_dim.is_some_and(|dim| dim != self.hidden_size) {
+            return Err(unsupported("codebook_dim", "other than hidden_size"));
+        }
+        if !(0.0..=1.0).contains(&self.trim_right_ratio) {
+            return Err(config("trim_right_ratio", "must lie in 0..=1"));
+        }
+        if !self.use_causal_conv && self.trim_right_ratio != 1.0 {
+            return Err(config("trim_right_ratio", "other than 1 needs use_causal_conv"));
+        }
+        Ok(Seanet {
+            channels: usize::from(self.audio_channels),
+            dim: self.hidden_size,
+            n_filters: self.num_filters,
+            ratios: self.upsampling_ratios.clone(),
+            n_residual_layers: self.num_residual_layers,
+            kernel_size: self.kernel_size,
+            last_kernel_size: self.last_kernel_size,
+            residual_kernel_size: self.residual_kernel_size,
+            dilation_growth: self.dilation_growth_rate,
+            compress: self.compress,
+            n_lstm_layers: self.num_lstm_layers,
+            causal: self.use_causal_conv,
+            trim_right_ratio: self.trim_right_ratio,
+            fill,
+            conv_shortcut: self.use_conv_shortcut,
+            group_norm,
+        })
+    }
+
+    /// Keeps every product of sizes within reason.
+    fn check_sizes(&self) -> Result<()> {
+        let sizes = [
+            ("audio_channels", usize::from(self.audio_channels)),
+            ("sampling_rate", self.sampling_rate.min(1) as usize),
+            ("hidden_size", self.hidden_size),
+            ("num_filters", self.num_filters),
+            ("kernel_size", self.kernel_size),
+            ("last_kernel_size", self.last_kernel_size),
+            ("residual_kernel_size", self.residual_kernel_size),
+            ("dilation_growth_rate", self.dilation_growth_rate),
+            ("compress", self.compress),
+            ("num_lstm_layers", self.num_lstm_layers),
+            ("upsampling_ratios", self.upsampling_ratios.iter().copied().min().unwrap_or(0)),
+            ("upsampling_ratios", self.upsampling_ratios.iter().copied().max().unwrap_or(0)),
+            ("upsampling_ratios", self.upsampling_ratios.len()),
+        ];
+        if let Some((field, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(config(field, "must not be zero"));
+        }
+        if let Some((field, _)) = sizes.iter().find(|(_, size)| *size > MAX_SIZE) {
+            return Err(too_large(field));
+        }
+        let width =
+            u32::try_from(self.upsampling_ratios.len()).ok().and_then(|n| self.num_filters.checked_shl(n));
+        if self.upsampling_ratios.len() > 16 || width.is_none_or(|width| width > MAX_SIZE) {
+            return Err(too_large("num_filters"));
+        }
+        let last_dilation = u32::try_from(self.num_residual_layers.saturating_sub(1));
+        let last_dilation = last_dilation.ok().and_then(|n| self.dilation_growth_rate.checked_pow(n));
+        if last_dilation.is_none_or(|dilation| dilation > MAX_SIZE) {
+            return Err(too_large("num_residual_layers"));
+        }
+        if self.num_filters < self.compress {
+            return Err(config("compress", "leaves no channels"));
+        }
+        Ok(())
+    }
+
+    fn hop_length(&self) -> Result<u32> {
+        let hop_length =
+            self.upsampling_ratios.iter().try_fold(1_usize, |hop, &ratio| hop.checked_mul(ratio));
+        let hop_length = hop_length.filter(|&hop| hop <= MAX_SIZE).and_then(|hop| u32::try_from(hop).ok());
+        hop_length.ok_or_else(|| too_large("upsampling_ratios"))
+    }
+
+    /// As many as the largest bandwidth, in kbit/s, has room for.
+    fn n_codebooks(&self, hop_length: u32) -> Result<usize> {
+        if !self.codebook_size.is_power_of_two() {
+            return Err(unsupported("codebook_size", &self.codebook_size.to_string()));
+        }
+        let bits_per_codebook = self.sampling_rate.div_ceil(hop_length) * self.codebook_size.ilog2();
+        let bandwidth = self.target_bandwidths.last().copied().unwrap_or(0.0);
+        let n_codebooks = (1000.0 * bandwidth / f64::from(bits_per_codebook)).floor();
+        if !(1.0..=codec_core::codes::MAX_CODEBOOKS as f64).contains(&n_codebooks) {
+            return Err(config("target_bandwidths", "leaves no codebook or too many"));
+        }
+        Ok(n_codebooks as usize)
+    }
+
+    fn segment(&self, hop_length: u32) -> Result<Option<Segment>> {
+        let (seconds, overlap) = match (self.chunk_length_s, self.overlap, self.normalize) {
+            // The reference takes no notice of an overlap without a length.
+            (None, _, false) => return Ok(None),
+            (Some(seconds), Some(overlap), true) => (seconds, overlap),
+            (None, _, true) => return Err(unsupported("normalize", "without chunk_length_s")),
+            (Some(_), None, _) => return Err(unsupported("chunk_length_s", "without overlap")),
+            (Some(_), Some(_), false) => return Err(unsupported("chunk_length_s", "without normalize")),
+        };
+        // Rounded down in f64, as Python's int() does.
+        let n_samples = (seconds * f64::from(self.sampling_rate)).floor();
+        let stride = ((1.0 - overlap) * n_samples).floor().max(1.0);
+        if !(0.0..1.0).contains(&overlap) || !(1.0..=f64::from(1_u32 << 24)).contains(&n_samples) {
+            return Err(config("chunk_length_s", "and overlap do not make a segment"));
+        }
+        let (n_samples, stride) = (n_samples as u32, stride as u32);
+        Ok(Some(Segment { n_samples, stride, n_frames: n_samples.div_ceil(hop_length) }))
+    }
+}
+
+fn config(field: &'static str, why: &str) -> Error {
+    Error::Config { field, why: why.to_owned() }
+}
+
+fn too_large(field: &'static str) -> Error {
+    config(field, "is too large")
+}
+
+fn unsupported(what: &'static str, value: &str) -> Error {
+    Error::Unsupported { what, value: value.to_owned() }
+}

@@ -1,0 +1,272 @@
+//! SEANet: the convolutional encoder and decoder of EnCodec and its kin.
+//!
+//! # Source
+//! Tagliasacchi et al. 2020, arXiv 2009.02095; Défossez et al. 2022, arXiv 2210.13438, section 3.1;
+//! facebookresearch/encodec, encodec/modules/{seanet,conv,lstm}.py. Layers are numbered, and their
+//! tensors named, as Hugging Face's `EncodecModel` does.
+
+use crate::error::Result;
+use crate::layers::{
+    Activation, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, GroupNorm, Layer, Lstm, LstmWeights,
+    Padding, Residual, Trim,
+};
+use crate::weights::Weights;
+
+/// PyTorch's default, which the reference leaves in place.
+const GROUP_NORM_EPSILON: f32 = 1e-5;
+const ELU_ALPHA: f32 = 1.0;
+
+/// What the two networks are built from.
+#[derive(Clone, Debug)]
+pub(crate) struct Seanet {
+    /// Channels of the audio.
+    pub(crate) channels: usize,
+    /// Values per latent.
+    pub(crate) dim: usize,
+    /// Channels at the audio's rate; doubled with every change of rate.
+    pub(crate) n_filters: usize,
+    /// Changes of rate in the order of the decoder.
+    pub(crate) ratios: Vec<usize>,
+    pub(crate) n_residual_layers: usize,
+    pub(crate) kernel_size: usize,
+    pub(crate) last_kernel_size: usize,
+    pub(crate) residual_kernel_size: usize,
+    pub(crate) dilation_growth: usize,
+    /// Channels over those inside a residual block.
+    pub(crate) compress: usize,
+    pub(crate) n_lstm_layers: usize,
+    pub(crate) causal: bool,
+    /// Share of a causal transposed convolution's surplus that comes off at the right.
+    pub(crate) trim_right_ratio: f64,
+    pub(crate) fill: Fill,
+    /// Whether a residual block's shortcut is a convolution.
+    pub(crate) conv_shortcut: bool,
+    /// Whether every convolution is followed by a normalization over time and channels.
+    pub(crate) group_norm: bool,
+}
+
+impl Seanet {
+    /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`.
+    pub(crate) fn encoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
+        let mut net = Sequence::new(weights);
+        let mut width = self.n_filters;
+        net.push(self.conv(&net.weights(), self.channels, width, self.plain(self.kernel_size))?);
+        for &ratio in self.ratios.iter().rev() {
+            self.push_residuals(&mut net, width)?;
+            net.push(elu());
+            net.push(self.conv(&net.weights(), width, 2 * width, self.down(ratio))?);
+            width *= 2;
+        }
+        net.push(self.lstm(&net.weights(), width)?);
+        net.push(elu());
+        net.push(self.conv(&net.weights(), width, self.dim, self.plain(self.last_kernel_size))?);
+        Ok(net.layers)
+    }
+
+    /// `[batch, n_frames, dim]` to `[batch, n_frames * hop_length, channels]`.
+    pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
+        let mut net = Sequence::new(weights);
+        let mut width = self.n_filters << self.ratios.len();
+        net.push(self.conv(&net.weights(), self.dim, width, self.plain(self.kernel_size))?);
+        net.push(self.lstm(&net.weights(), width)?);
+        for &ratio in &self.ratios {
+            net.push(elu());
+            net.push(self.conv_transpose(&net.weights(), width, width / 2, ratio)?);
+            width /= 2;
+            self.push_residuals(&mut net, width)?;
+        }
+        net.push(elu());
+        net.push(self.conv(&net.weights(), width, self.channels, self.plain(self.last_kernel_size))?);
+        Ok(net.layers)
+    }
+
+    /// Samples that the encoder reads after the last sample of a frame, away from the clip's start.
+    pub(crate) fn lookahead(&self) -> usize {
+        // From the last convolution to the first: frame f reads the steps up to a * f + reach.
+        let reach = |reach: usize, window: Window| {
+            let Window { stride, padding, .. } = window;
+            reach * stride + window.span() - 1 - padding.left
+        };
+        let mut last = reach(0, self.plain(self.last_kernel_size));
+        for &ratio in &self.ratios {
+            last = reach(last, self.down(ratio));
+            for layer_idx in (0..self.n_residual_layers).rev() {
+                last = reach(last, self.residual(layer_idx));
+            }
+        }
+        let hop_length: usize = self.ratios.iter().product();
+        (reach(last, self.plain(self.kernel_size)) + 1).saturating_sub(hop_length)
+    }
+
+    fn push_residuals(&self, net: &mut Sequence, width: usize) -> Result<()> {
+        for layer_idx in 0..self.n_residual_layers {
+            let weights = net.weights();
+            let hidden = width / self.compress;
+            let mut block = Sequence::new(&weights.pp("block"));
+            block.push(elu());
+            block.push(self.conv(&block.weights(), width, hidden, self.residual(layer_idx))?);
+            block.push(elu());
+            block.push(self.conv(&block.weights(), hidden, width, self.plain(1))?);
+            net.push(if self.conv_shortcut {
+                let shortcut = self.conv(&weights.pp("shortcut"), width, width, self.plain(1))?;
+                DynLayer::new(Residual::with_shortcut(block.layers, shortcut))
+            } else {
+                DynLayer::new(Residual::new(block.layers))
+            });
+        }
+        Ok(())
+    }
+
+    fn conv(&self, weights: &Weights, c_in: usize, c_out: usize, window: Window) -> Result<DynLayer> {
+        let Window { kernel, stride, dilation, padding } = window;
+        let conv = weights.pp("conv");
+        let weight = conv.conv_weight((c_out, c_in, kernel), "weight")?;
+        let bias = conv.get(c_out, "bias")?;
+        let spec = ConvSpec { stride, dilation, groups: 1, padding };
+        self.normalized(weights, c_out, DynLayer::new(Conv1d::new(&weight, Some(&bias), spec)?), None)
+    }
+
+    fn conv_transpose(&self, weights: &Weights, c_in: usize, c_out: usize, ratio: usize) -> Result<DynLayer> {
+        let (kernel, surplus) = (2 * ratio, ratio);
+        let right =
+            if self.causal { (surplus as f64 * self.trim_right_ratio).ceil() as usize } else { surplus / 2 };
+        let trim = Trim { left: surplus - right, right };
+        let conv = weights.pp("conv");
+        let weight = conv.conv_weight((c_in, c_out, kernel), "weight")?;
+        let bias = conv.get(c_out, "bias")?;
+        if !self.group_norm {
+            let conv = ConvTranspose1d::new(&weight, Some(&bias), ratio, trim.left, trim.right)?;
+            return Ok(DynLayer::new(conv));
+        }
+        // The surplus counts in the statistics, so it comes off after them.
+        let conv = ConvTranspose1d::new(&weight, Some(&bias), ratio, 0, 0)?;
+        self.normalized(weights, c_out, DynLayer::new(conv), Some(trim))
+    }
+
+    fn normalized(
+        &self,
+        weights: &Weights,
+        channels: usize,
+        conv: DynLayer,
+        trim: Option<Trim>,
+    ) -> Result<DynLayer> {
+        if !self.group_norm {
+            return Ok(conv);
+        }
+        let norm = weights.pp("norm");
+        let (gamma, beta) = (norm.get(channels, "weight")?, norm.get(channels, "bias")?);
+        let mut layers = vec![conv, DynLayer::new(GroupNorm::new(1, gamma, beta, GROUP_NORM_EPSILON)?)];
+        layers.extend(trim.map(DynLayer::new));
+        Ok(DynLayer::new(layers))
+    }
+
+    fn lstm(&self, weights: &Weights, width: usize) -> Result<DynLayer> {
+        let lstm = weights.pp("lstm");
+        let layer = |idx: usize| -> Result<LstmWeights> {
+            Ok(LstmWeights {
+                input: lstm.get((4 * width, width), &format!("weight_ih_l{idx}"))?,
+                recurrent: lstm.get((4 * width, width), &format!("weight_hh_l{idx}"))?,
+                input_bias: lstm.get(4 * width, &format!("bias_ih_l{idx}"))?,
+                recurrent_bias: lstm.get(4 * width, &format!("bias_hh_l{idx}"))?,
+            })
+        };
+        let layers = (0..self.n_lstm_layers).map(layer).collect::<Result<_>>()?;
+        Ok(DynLayer::new(Residual::new(Lstm::new(layers)?)))
+    }
+
+    fn plain(&self, kernel: usize) -> Window {
+        self.window(kernel, 1, 1)
+    }
+
+    fn down(&self, ratio: usize) -> Window {
+        self.window(2 * ratio, ratio, 1)
+    }
+
+    fn residual(&self, layer_idx: usize) -> Window {
+        let growth = u32::try_from(layer_idx).ok().and_then(|idx| self.dilation_growth.checked_pow(idx));
+        self.window(self.residual_kernel_size, 1, growth.unwrap_or(usize::MAX))
+    }
+
+    fn window(&self, kernel: usize, stride: usize, dilation: usize) -> Window {
+        let padding = Padding::same(kernel, stride, dilation, self.causal, self.fill);
+        Window { kernel, stride, dilation, padding }
+    }
+}
+
+/// What a convolution reads for one step.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    padding: Padding,
+}
+
+impl Window {
+    fn span(self) -> usize {
+        (self.kernel - 1) * self.dilation + 1
+    }
+}
+
+/// Layers with the numbers that their tensors have.
+#[derive(Debug)]
+struct Sequence {
+    layers: Vec<DynLayer>,
+    weights: Weights,
+}
+
+impl Sequence {
+    fn new(weights: &Weights) -> Self {
+        Self { layers: Vec::new(), weights: weights.clone() }
+    }
+
+    /// The tensors of the layer that comes next.
+    fn weights(&self) -> Weights {
+        self.weights.pp(self.layers.len())
+    }
+
+    fn push(&mut self, layer: impl Layer + 'static) {
+        self.layers.push(DynLayer::new(layer));
+    }
+}
+
+fn elu() -> Activation {
+    Activation::elu(ELU_ALPHA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published(n_filters: usize, ratios: [usize; 4], causal: bool) -> Seanet {
+        Seanet {
+            channels: 1,
+            dim: 128,
+            n_filters,
+            ratios: ratios.to_vec(),
+            n_residual_layers: 1,
+            kernel_size: 7,
+            last_kernel_size: 7,
+            residual_kernel_size: 3,
+            dilation_growth: 2,
+            compress: 2,
+            n_lstm_layers: 2,
+            causal,
+            trim_right_ratio: 1.0,
+            fill: Fill::Reflect,
+            conv_shortcut: true,
+            group_norm: false,
+        }
+    }
+
+    #[test]
+    fn a_causal_encoder_reads_no_later_sample() {
+        assert_eq!(published(32, [8, 5, 4, 2], true).lookahead(), 0);
+    }
+
+    /// The figures come from the gradient of the reference encoder.
+    #[test]
+    fn other_encoders_read_ahead() {
+        assert_eq!(published(64, [8, 5, 4, 4], false).lookahead(), 0);
+    }
+}
