@@ -178,6 +178,15 @@ impl Function for LeakyRelu {
 }
 
 #[derive(Clone, Copy)]
+pub(super) struct Relu;
+impl Function for Relu {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        s.select(s.lt(x, s.splat(0.0)), s.splat(0.0), x)
+    }
+}
+
+#[derive(Clone, Copy)]
 pub(super) struct Sin;
 impl Function for Sin {
     #[inline(always)]
@@ -334,5 +343,155 @@ impl Function for GeluTanh {
         let inner = s.wide_fma(s.wide_mul(s.wide_mul(a, a), a), s.wide_splat(0.044715), a);
         let e = exp_wide(s, s.wide_mul(inner, s.wide_splat(-SLOPE)));
         s.narrow(s.wide_div(s.widen(x), s.wide_add(s.wide_splat(1.0), e)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::elementwise::{Unary, snake, unary};
+    use crate::testing::{noise, ulps};
+
+    /// Φ(-a) for a >= 0: a series near zero, Lentz's continued fraction of the Mills ratio in the tail.
+    fn normal_tail(a: f64) -> f64 {
+        let density = (-a * a / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        if a < 2.5 {
+            let (mut term, mut sum) = (a, a);
+            for i in 1..60 {
+                term *= a * a / f64::from(2 * i + 1);
+                sum += term;
+            }
+            0.5 - density * sum
+        } else {
+            density / (1..300).rev().fold(a, |below, i| a + f64::from(i) / below)
+        }
+    }
+
+    fn gelu(x: f64) -> f64 {
+        let tail = normal_tail(x.abs());
+        if x < 0.0 { x * tail } else { x * (1.0 - tail) }
+    }
+
+    fn gelu_tanh(x: f64) -> f64 {
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+        x / (1.0 + (-2.0 * inner).exp())
+    }
+
+    fn elu(alpha: f32, x: f64) -> f64 {
+        if x > 0.0 { x } else { f64::from(alpha) * x.exp_m1() }
+    }
+
+    struct Case {
+        op: Unary,
+        exact: fn(f64) -> f64,
+        /// In ulps, as the docs of [`Unary`] promise it.
+        bound: f64,
+    }
+
+    fn cases() -> Vec<Case> {
+        let case = |op, exact, bound| Case { op, exact, bound };
+        vec![
+            case(Unary::Exp, f64::exp, 1.0),
+            case(Unary::Sin, f64::sin, 0.51),
+            case(Unary::Sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 1.0),
+            case(Unary::Tanh, f64::tanh, 1.5),
+            case(Unary::Silu, |x| x / (1.0 + (-x).exp()), 1.1),
+            case(Unary::Gelu, gelu, 0.51),
+            case(Unary::GeluTanh, gelu_tanh, 0.51),
+            case(Unary::Elu { alpha: 1.0 }, |x| elu(1.0, x), 1.0),
+            case(Unary::Elu { alpha: 0.3 }, |x| elu(0.3, x), 1.5),
+        ]
+    }
+
+    /// Every 1021st of all floats, and every 64th of those between 1/8 and 16 on both sides.
+    fn sweep() -> Vec<f32> {
+        let dense = 0.125_f32.to_bits()..16.0_f32.to_bits();
+        let all = (0..=u32::MAX).step_by(1021);
+        all.chain(dense.step_by(64).flat_map(|x| [x, x | 1 << 31]))
+            .map(f32::from_bits)
+            .filter(|x| x.is_finite())
+            .collect()
+    }
+
+    #[test]
+    fn errors_stay_within_their_bounds() {
+        let xs = sweep();
+        let mut ys = vec![0.0; xs.len()];
+        for Case { op, exact, bound } in cases() {
+            unary(op, &xs, &mut ys).unwrap();
+            let worst = xs
+                .iter()
+                .zip(&ys)
+                .map(|(&x, &y)| (ulps(y, exact(f64::from(x))), x, y))
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .unwrap();
+            println!("{op:?}: at most {:.3} ulp, at {:e}", worst.0, worst.1);
+            assert!(worst.0 <= bound, "{op:?}: {} ulp at {:e}, which gives {:e}", worst.0, worst.1, worst.2);
+        }
+    }
+
+    #[test]
+    fn snake_stays_within_its_bound() {
+        const CHANNELS: usize = 37;
+        let alpha: Vec<f32> = noise(1, CHANNELS).iter().map(|a| (6.0 * a).exp2()).chain([0.0]).collect();
+        let xs: Vec<f32> = noise(2, 60_000 * alpha.len())
+            .iter()
+            .enumerate()
+            .map(|(i, x)| x * ((i / alpha.len() % 40) as f32 - 15.0).exp2())
+            .collect();
+        let mut ys = vec![0.0; xs.len()];
+        snake(&xs, &alpha, &mut ys).unwrap();
+        let worst = (0..xs.len())
+            .map(|i| {
+                let (x, alpha) = (f64::from(xs[i]), f64::from(alpha[i % alpha.len()]));
+                (ulps(ys[i], x + (alpha * x).sin().powi(2) / (alpha + 1e-9)), x, alpha)
+            })
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .unwrap();
+        println!("snake: at most {:.3} ulp, at {:e}, alpha {:e}", worst.0, worst.1, worst.2);
+        assert!(worst.0 <= 0.51, "{worst:?}");
+    }
+
+    #[test]
+    fn special_values_have_their_limits() {
+        const INF: f32 = f32::INFINITY;
+        let limits = [
+            (Unary::Exp, 0.0, INF),
+            (Unary::Sigmoid, 0.0, 1.0),
+            (Unary::Tanh, -1.0, 1.0),
+            (Unary::Silu, 0.0, INF),
+            (Unary::Gelu, 0.0, INF),
+            (Unary::GeluTanh, 0.0, INF),
+            (Unary::Elu { alpha: 0.5 }, -0.5, INF),
+            (Unary::LeakyRelu { slope: 0.1 }, -INF, INF),
+            (Unary::Relu, 0.0, INF),
+        ];
+        for (op, low, high) in limits {
+            let mut ys = [1.0; 4];
+            unary(op, &[-INF, INF, f32::MIN, f32::MAX], &mut ys).unwrap();
+            assert_eq!(ys[..2], [low, high], "{op:?}");
+            if high.is_finite() || op == Unary::Exp {
+                assert_eq!(ys[2..], [low, high], "{op:?}");
+            } else {
+                assert_eq!(ys[3], f32::MAX, "{op:?}");
+            }
+        }
+        let mut ys = [0.0; 2];
+        unary(Unary::Sin, &[INF, -INF], &mut ys).unwrap();
+        assert!(ys.iter().all(|y| y.is_nan()));
+        for Case { op, .. } in cases() {
+            // A NaN in any lane stays in its lane.
+            for lane in 0..19 {
+                let mut xs = [0.25; 19];
+                xs[lane] = f32::NAN;
+                let mut ys = [0.0; 19];
+                unary(op, &xs, &mut ys).unwrap();
+                for (i, y) in ys.iter().enumerate() {
+                    assert_eq!(y.is_nan(), i == lane, "{op:?} lane {lane}");
+                }
+            }
+        }
+        let mut y = [0.0];
+        snake(&[f32::NAN], &[1.0], &mut y).unwrap();
+        assert!(y[0].is_nan());
     }
 }
