@@ -110,10 +110,9 @@ fn adts_keeps_the_delay() {
 #[test]
 fn opus_is_trimmed_to_the_sample() {
     let reference = signal(48_000);
-    for (name, n_extra) in [("chirp.opus", 0), ("chirp.webm", 960)] {
+    for name in ["chirp.opus", "chirp.webm"] {
         let audio = read(name);
-        assert_eq!(audio.spec().sample_rate, 48_000);
-        assert!((14_400..=14_400 + n_extra).contains(&audio.n_samples()), "{name}: {}", audio.n_samples());
+        assert_eq!((audio.spec().sample_rate, audio.n_samples()), (48_000, 14_400), "{name}");
         check_lossy(name, reference.channel(0).unwrap(), audio.channel(0).unwrap(), 15.0);
     }
 }
@@ -138,7 +137,13 @@ fn files_pipes_and_wrong_names_give_the_same() {
         let bytes = vector(&name);
         let expected = seekable(&bytes).unwrap().read_to_end().unwrap();
         let mut piped = stream(&bytes).unwrap();
-        assert_same(&piped.read_to_end().unwrap(), &expected, &name);
+        let mut audio = piped.read_to_end().unwrap();
+        if name == "chirp.webm" {
+            // The padding at the end is stated behind it.
+            assert!((expected.n_samples()..expected.n_samples() + 960).contains(&audio.n_samples()));
+            audio.truncate(expected.n_samples());
+        }
+        assert_same(&audio, &expected, &name);
         assert!(!piped.is_truncated(), "{name}");
         let path = folder.path().join("wrong.txt");
         std::fs::write(&path, &bytes).unwrap();
@@ -167,6 +172,7 @@ fn aiff_is_big_endian() {
 /// What is there comes out as in the whole file, and the reader says that more was promised.
 #[test]
 fn truncated_files_give_their_start() {
+    let mut n_partial = 0;
     for name in vector_names() {
         let bytes = vector(&name);
         let whole = seekable(&bytes).unwrap().read_to_end().unwrap();
@@ -174,14 +180,11 @@ fn truncated_files_give_their_start() {
             let cut = &bytes[..bytes.len() * percent / 100];
             let mut reader = match seekable(cut) {
                 Ok(reader) => reader,
-                // The tables of these come last, or the demuxer wants all of the samples.
-                Err(Error::Format { format: "MP4", offset, .. }) => {
+                // The tables come last, or the first page is longer than what is left.
+                Err(Error::Format { format: "MP4", offset, .. } | Error::Truncated { offset, .. }) => {
                     assert_eq!(offset, cut.len() as u64, "{name}");
                     continue;
                 }
-                // The first page or the padding of the header is longer than what is left.
-                Err(Error::Truncated { .. }) if percent == 45 || name.contains("ogg.flac") => continue,
-                Err(Error::Truncated { format: "CAF", .. }) => continue,
                 Err(e) => panic!("{name} at {percent} %: {e}"),
             };
             let mut audio = AudioBuffer::empty(reader.spec()).unwrap();
@@ -190,6 +193,7 @@ fn truncated_files_give_their_start() {
             }
             let n = audio.n_samples();
             assert!(n > 0 && n < whole.n_samples(), "{name} at {percent} %: {n}");
+            n_partial += 1;
             // Without a length in the header the end of a stream of frames is any frame.
             if name != "chirp.aac" {
                 assert!(reader.is_truncated(), "{name} at {percent} %");
@@ -199,6 +203,8 @@ fn truncated_files_give_their_start() {
             assert_same(&audio.slice(0..n), &whole.slice(0..n), &name);
         }
     }
+    println!("{n_partial} of {} cut files gave their start", 3 * vector_names().len());
+    assert!(n_partial >= 20);
 }
 
 #[test]

@@ -44,6 +44,10 @@ pub(crate) struct Demuxed {
     heard: Heard,
     /// Samples of the media that came by.
     n_media: u64,
+    /// Samples to drop from the end, which is known only when it is there.
+    n_padding: usize,
+    /// The last samples, which may turn out to be that padding.
+    held: Vec<Vec<f32>>,
     /// A piece decoded at the start, to learn the rate and the channels.
     first: Option<AudioBuffer>,
     n_samples: Option<u64>,
@@ -89,7 +93,12 @@ impl Demuxed {
         let matroska = Matroska::scan(&source.head, &mut source.bytes)?;
         let position = source.bytes.position();
         // A demuxer that may seek looks for the end first and gives up when it is not there.
-        let promised = matroska.as_ref().map_or_else(|| form_end(&source.head), |m| m.end());
+        let ends = [
+            form_end(&source.head),
+            matroska.as_ref().and_then(Matroska::end),
+            movie.as_ref().map(Movie::end),
+        ];
+        let promised = ends.into_iter().flatten().max();
         let is_truncated = source.bytes.len().zip(promised).is_some_and(|(len, end)| end > len);
         let is_seekable = source.bytes.len().is_some() && !is_truncated;
         let reader = probe(SyncBytes::new(source.bytes, is_seekable), &source.head, &position)?;
@@ -123,9 +132,11 @@ impl Demuxed {
         if let Some(edit) = movie.and_then(|movie| movie.heard(track.id, declared).transpose()).transpose()? {
             heard = edit;
         }
+        let mut n_padding = 0;
         if let Some(matroska) = matroska {
-            // The same delay is in the Opus header, where it is exact.
-            if codec_skip == 0 && params.codec == CODEC_ID_AAC {
+            n_padding = matroska.padding(track.id, declared).min(declared.into());
+            // Opus states its delay in its own header too, in samples.
+            if params.codec == CODEC_ID_AAC {
                 heard.start = matroska.delay(track.id, declared);
             }
         }
@@ -141,6 +152,8 @@ impl Demuxed {
             track: facts,
             heard,
             n_media: 0,
+            n_padding: n_padding as usize,
+            held: Vec::new(),
             first: None,
             n_samples,
             n_emitted: 0,
@@ -193,6 +206,7 @@ impl Demuxed {
                 continue;
             };
             self.trim(&packet, &mut channels);
+            self.hold(&mut channels);
             if channels.first().is_some_and(|c| !c.is_empty()) {
                 let piece = AudioBuffer::from_planar(self.spec, channels)?;
                 self.n_emitted += piece.n_samples() as u64;
@@ -249,6 +263,19 @@ impl Demuxed {
             return Err(Error::Unsupported { format, what, offset });
         }
         Ok(())
+    }
+
+    /// Exchanges the end of these samples for the samples held back before.
+    fn hold(&mut self, channels: &mut [Vec<f32>]) {
+        if self.n_padding == 0 {
+            return;
+        }
+        self.held.resize(channels.len(), Vec::new());
+        for (held, channel) in self.held.iter_mut().zip(channels) {
+            held.append(channel);
+            let end = held.len().saturating_sub(self.n_padding);
+            channel.extend(held.drain(..end));
+        }
     }
 
     fn trim(&mut self, packet: &Packet, channels: &mut [Vec<f32>]) {

@@ -37,7 +37,8 @@ use wav_read::WavReader;
 /// Nothing is converted: the samples have the file's rate and channels. Integers become floats by
 /// exact division by their full scale. What encoders put around the audio is removed where the
 /// file says how much it is: the delay and padding of MP3 and AAC, the pre-skip and end of Opus.
-/// (Matroska states the padding at the end in a way that is not read: up to one packet stays.)
+/// (A bare AAC stream does not say it. Matroska says it at the very end, so that a stream which
+/// cannot seek keeps up to one packet of padding.)
 ///
 /// A file is never held whole. MP4 from a stream is copied to a temporary file first, because its
 /// tables may come last.

@@ -14,6 +14,9 @@ use std::io::{Read, Seek, SeekFrom};
 /// No `moov` of a sane file comes near; a larger one is not read.
 const MAX_MOOV_LEN: u64 = 256 << 20;
 
+/// Boxes of the file that are looked at: more fragments than a day of a broadcast has.
+const MAX_BOXES: usize = 1 << 18;
+
 /// The part of a track's media that is to be heard, in samples of the media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Heard {
@@ -42,6 +45,8 @@ pub(crate) struct Movie {
     tracks: Vec<Track>,
     /// Delay and length from `iTunSMPB`.
     itunes: Option<(u64, u64)>,
+    /// Where the last box of the file says that it ends.
+    end: u64,
 }
 
 /// Whether a file that starts with these bytes is MP4 or QuickTime.
@@ -64,28 +69,32 @@ impl Movie {
 
     fn find(bytes: &mut Bytes) -> Result<Option<Self>, (u64, std::io::Error)> {
         let len = bytes.len().unwrap_or(0);
+        let mut found: Option<Self> = None;
         let mut at = 0u64;
-        while at.checked_add(8).is_some_and(|end| end <= len) {
+        for _ in 0..MAX_BOXES {
+            if at.checked_add(8).is_none_or(|end| end > len) {
+                break;
+            }
             bytes.seek(SeekFrom::Start(at)).map_err(|e| (at, e))?;
             let mut header = Vec::with_capacity(16);
             bytes.take(16).read_to_end(&mut header).map_err(|e| (at, e))?;
-            let Some((kind, header_len, size)) = box_header(&header, len - at) else {
-                return Ok(None);
-            };
-            if kind == *b"moov" {
-                let body_len = size - header_len;
-                if size > len - at || body_len > MAX_MOOV_LEN {
-                    return Ok(None);
-                }
+            let Some((kind, header_len, size)) = box_header(&header, len - at) else { break };
+            let body_len = size - header_len;
+            if kind == *b"moov" && found.is_none() && size <= len - at && body_len <= MAX_MOOV_LEN {
                 let mut body = Vec::new();
                 bytes.seek(SeekFrom::Start(at + header_len)).map_err(|e| (at, e))?;
                 bytes.take(body_len).read_to_end(&mut body).map_err(|e| (at, e))?;
-                return Ok(Some(Self::parse(&body)));
+                found = Some(Self::parse(&body));
             }
-            let Some(next) = at.checked_add(size) else { return Ok(None) };
+            let Some(next) = at.checked_add(size) else { break };
             at = next;
         }
-        Ok(None)
+        Ok(found.map(|movie| Self { end: at, ..movie }))
+    }
+
+    /// Where the file ends, if it is whole.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
     }
 
     /// What cannot be understood is left out: the demuxer is the judge of the file.
@@ -238,4 +247,82 @@ fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn be64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boxed(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u32 + 8).to_be_bytes(), kind.as_slice(), body].concat()
+    }
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    /// A movie of 1000 ticks per second with one sound track of 44 100, number 7.
+    fn movie(edits: &[[u32; 2]], smpb: Option<&str>) -> Movie {
+        let mut list = words(&[0, edits.len() as u32]);
+        edits.iter().for_each(|edit| list.extend(words(&[edit[0], edit[1], 0x10000])));
+        let media = [
+            boxed(b"mdhd", &words(&[0, 0, 0, 44_100, 0, 0])),
+            boxed(b"hdlr", &[words(&[0, 0]), b"soun".to_vec(), words(&[0, 0, 0])].concat()),
+        ];
+        let track = [
+            boxed(b"tkhd", &words(&[0, 0, 0, 7, 0, 0])),
+            boxed(b"edts", &boxed(b"elst", &list)),
+            boxed(b"mdia", &media.concat()),
+        ];
+        let item = smpb.map_or_else(Vec::new, |text| {
+            let name = [words(&[0]), b"iTunSMPB".to_vec()].concat();
+            let data = [words(&[1, 0]), text.as_bytes().to_vec()].concat();
+            boxed(b"----", &[boxed(b"name", &name), boxed(b"data", &data)].concat())
+        });
+        let meta = [words(&[0]), boxed(b"ilst", &item)].concat();
+        let moov = [
+            boxed(b"mvhd", &words(&[0, 0, 0, 1000, 0])),
+            boxed(b"trak", &track.concat()),
+            boxed(b"udta", &boxed(b"meta", &meta)),
+        ];
+        Movie::parse(&moov.concat())
+    }
+
+    #[track_caller]
+    fn check(movie: &Movie, expected: Option<(u64, Option<u64>)>) {
+        let heard = movie.heard(7, 44_100).unwrap();
+        assert_eq!(heard, expected.map(|(start, end)| Heard { start, end }));
+    }
+
+    #[test]
+    fn edit_lists() {
+        check(&movie(&[], None), None);
+        check(&movie(&[[2000, 1024]], None), Some((1024, Some(1024 + 2001 * 441 / 10))));
+        check(&movie(&[[0, 1024]], None), Some((1024, None)));
+        // A pause of 500 ms before the track.
+        check(&movie(&[[500, u32::MAX], [0, 2112]], None), Some((2112, None)));
+        assert_eq!(movie(&[[0, 1024]], None).heard(8, 44_100).unwrap(), None);
+        let parts = movie(&[[100, 0], [100, 9000]], None).heard(7, 44_100);
+        assert!(matches!(parts, Err(Error::Unsupported { format: "MP4", .. })));
+    }
+
+    #[test]
+    fn itunes_comment() {
+        let smpb = " 00000000 00000840 000001CA 00000000003F31F6 00000000 00000000";
+        let expected = Some((0x840, Some(0x840 + 0x3F_31F6)));
+        check(&movie(&[], Some(smpb)), expected);
+        check(&movie(&[[0, 0x840]], Some(smpb)), expected);
+        // Where the two contradict each other, the edit list was written by the last program.
+        check(&movie(&[[0, 1024]], Some(smpb)), Some((1024, None)));
+        check(&movie(&[], Some(" 00000000 zzz")), None);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_end_the_search() {
+        assert_eq!(boxes(&[0, 0, 0, 7, 1, 2, 3, 4]).count(), 0);
+        assert_eq!(boxes(&[0, 0, 0, 9, 1, 2, 3, 4]).count(), 0);
+        assert_eq!(boxes(&[0xFF; 40]).count(), 0);
+        let long = [words(&[1]), b"free".to_vec(), u64::MAX.to_be_bytes().to_vec()].concat();
+        assert_eq!(boxes(&long).count(), 0);
+    }
 }
