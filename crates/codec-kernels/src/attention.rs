@@ -105,3 +105,72 @@ impl Kernel for Query<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::proptest;
+
+    use super::*;
+    use crate::testing::{bits, noise, same_everywhere};
+
+    proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn is_right_and_no_query_depends_on_the_call(
+            seed in 0..1000_u64,
+            n_queries in 1..60_usize,
+            dim in 1..70_usize,
+            window in 1..50_usize,
+        ) {
+            // Causal, over a window, as in the transformers of codecs.
+            let visible = |i: usize| (i + 1).saturating_sub(window)..i + 1;
+            let scale = 2.0;
+            let (q, k) = (noise(seed, n_queries * dim), noise(seed + 1, n_queries * dim));
+            let v = noise(seed + 2, n_queries * dim);
+            let got = same_everywhere(|| {
+                let mut out = vec![0.0; q.len()];
+                attention(&q, &k, &v, dim, scale, visible, &mut out).unwrap();
+                out
+            });
+            for i in 0..n_queries {
+                let rows = visible(i).start * dim..visible(i).end * dim;
+                let (k, v, q) = (&k[rows.clone()], &v[rows], &q[i * dim..][..dim]);
+                // Alone, with its keys at another place.
+                let mut alone = vec![0.0; dim];
+                attention(q, k, v, dim, scale, |_| 0..k.len() / dim, &mut alone).unwrap();
+                assert_eq!(bits(&got[i * dim..][..dim]), bits(&alone));
+                let weights: Vec<f64> = k
+                    .chunks_exact(dim)
+                    .map(|k| {
+                        let dot: f64 = k.iter().zip(q).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum();
+                        (dot * f64::from(scale)).exp()
+                    })
+                    .collect();
+                let sum: f64 = weights.iter().sum();
+                for (c, &got) in alone.iter().enumerate() {
+                    let values = v.chunks_exact(dim).map(|v| f64::from(v[c]));
+                    let want = weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() / sum;
+                    // Scores of up to 140 carry an error of a few 2^-17.
+                    assert!((f64::from(got) - want).abs() < 5e-5, "query {i}, {c}: {got} against {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_without_keys_gets_zeros() {
+        let mut out = [1.0; 4];
+        attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], 2, 1.0, |i| 0..i, &mut out).unwrap();
+        assert_eq!(out, [0.0, 0.0, 3.0, 3.0]);
+    }
+
+    #[test]
+    fn ranges_and_sizes_that_disagree_are_refused() {
+        let refused = attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], 2, 1.0, |i| 0..i + 1, &mut [0.0; 4]);
+        assert_eq!(refused, Err(Error::KeyRange { query_idx: 1, start: 0, end: 2, n_keys: 1 }));
+        assert!(attention(&[1.0; 3], &[1.0; 2], &[3.0; 2], 2, 1.0, |_| 0..1, &mut [0.0; 3]).is_err());
+        assert!(attention(&[1.0; 4], &[1.0; 2], &[3.0; 4], 2, 1.0, |_| 0..1, &mut [0.0; 4]).is_err());
+        assert!(attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], 2, 1.0, |_| 0..1, &mut [0.0; 2]).is_err());
+    }
+}

@@ -115,3 +115,69 @@ impl Kernel for Windows<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::proptest;
+
+    use super::*;
+    use crate::testing::{bits, noise, same_everywhere};
+
+    proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn is_one_chain_for_any_cut_level_and_number_of_threads(
+            seed in 0..1000_u64,
+            channels in 1..50_usize,
+            kernel in 1..8_usize,
+            stride in 1..4_usize,
+            dilation in 1..4_usize,
+            long: bool,
+            cut in 0.0..1.0,
+        ) {
+            let conv = Depthwise { kernel, stride, dilation };
+            let n_out = if long { 16 * pool::GRAIN / (channels * kernel) + 9 } else { 9 };
+            let n_in = (n_out - 1) * stride + (kernel - 1) * dilation + 1;
+            assert_eq!(conv.n_out(n_in), n_out);
+            let (xs, weights) = (noise(seed, n_in * channels), noise(seed + 1, kernel * channels));
+            let bias = noise(seed + 2, channels);
+            let bias = (seed % 2 == 0).then_some(&bias[..]);
+            let run = |xs: &[f32], n_out: usize| {
+                let mut out = vec![0.0; n_out * channels];
+                depthwise(xs, channels, conv, &weights, bias, &mut out).unwrap();
+                out
+            };
+            let want: Vec<f32> = (0..n_out * channels)
+                .map(|i| {
+                    let (t, c) = (i / channels, i % channels);
+                    (0..kernel).fold(bias.map_or(0.0, |bias| bias[c]), |acc, j| {
+                        weights[j * channels + c]
+                            .mul_add(xs[(t * stride + j * dilation) * channels + c], acc)
+                    })
+                })
+                .collect();
+            assert_eq!(bits(&want), bits(&same_everywhere(|| run(&xs, n_out))));
+            let cut = 1 + (cut * (n_out - 1) as f64) as usize;
+            let last_in = (cut - 1) * stride + (kernel - 1) * dilation + 1;
+            let first = run(&xs[..last_in * channels], cut);
+            let last = if cut < n_out { run(&xs[cut * stride * channels..], n_out - cut) } else { vec![] };
+            assert_eq!(bits(&want), bits(&[first, last].concat()));
+        }
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_refused() {
+        let conv = Depthwise { kernel: 2, stride: 1, dilation: 1 };
+        let run = |xs: &[f32], conv, weights: &[f32], bias: &[f32], n_out: usize| {
+            depthwise(xs, 2, conv, weights, Some(bias), &mut vec![0.0; n_out])
+        };
+        run(&[0.0; 6], conv, &[0.0; 4], &[0.0; 2], 4).unwrap();
+        run(&[0.0; 2], conv, &[0.0; 4], &[0.0; 2], 0).unwrap();
+        assert!(run(&[0.0; 5], conv, &[0.0; 4], &[0.0; 2], 4).is_err());
+        assert!(run(&[0.0; 6], conv, &[0.0; 3], &[0.0; 2], 4).is_err());
+        assert!(run(&[0.0; 6], conv, &[0.0; 4], &[0.0; 3], 4).is_err());
+        assert!(run(&[0.0; 6], conv, &[0.0; 4], &[0.0; 2], 5).is_err());
+        assert!(run(&[0.0; 6], Depthwise { stride: 0, ..conv }, &[0.0; 4], &[0.0; 2], 4).is_err());
+    }
+}

@@ -465,3 +465,192 @@ impl Kernel for Affine<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::proptest;
+
+    use super::*;
+    use crate::testing::{bits, noise, same_everywhere};
+
+    /// Rows enough to be split over threads where `long`.
+    fn n_rows(long: bool, cols: usize) -> usize {
+        if long { 3 * pool::GRAIN / cols + 1 } else { 5 }
+    }
+
+    /// Fails with the worst position where the two are further apart than `bound`.
+    fn assert_close(got: &[f32], want: &[f64], bound: f64) {
+        assert_eq!(got.len(), want.len());
+        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+            let off = (f64::from(got) - want).abs();
+            assert!(off <= bound, "element {i}: {got} against {want}, off by {off}, bound {bound}");
+        }
+    }
+
+    /// The mean and 1 / √(variance + eps).
+    fn statistics(xs: &[f64], eps: f64) -> (f64, f64) {
+        let n = xs.len() as f64;
+        let mean = xs.iter().sum::<f64>() / n;
+        let variance = xs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        (mean, 1.0 / (variance + eps).sqrt())
+    }
+
+    fn wide(xs: &[f32]) -> Vec<f64> {
+        xs.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn softmax_is_right_and_the_same_everywhere(seed in 0..1000_u64, cols in 1..70_usize, long: bool) {
+            let xs: Vec<f32> = noise(seed, n_rows(long, cols) * cols).iter().map(|x| 30.0 * x).collect();
+            let run = |xs: &[f32]| {
+                let mut out = xs.to_vec();
+                softmax(&mut out, cols).unwrap();
+                out
+            };
+            let got = same_everywhere(|| run(&xs));
+            let want: Vec<f64> = xs
+                .chunks_exact(cols)
+                .flat_map(|row| {
+                    let exp: Vec<f64> = row.iter().map(|&x| f64::from(x).exp()).collect();
+                    let sum: f64 = exp.iter().sum();
+                    exp.into_iter().map(move |x| x / sum)
+                })
+                .collect();
+            // The subtraction of the maximum rounds an argument of up to 60: 60 * 2^-24 of the result.
+            assert_close(&got, &want, 4e-6);
+            let alone: Vec<f32> = xs.chunks_exact(cols).take(5).flat_map(run).collect();
+            assert_eq!(bits(&got[..alone.len()]), bits(&alone));
+        }
+
+        #[test]
+        fn layer_norm_is_right_and_the_same_everywhere(
+            seed in 0..1000_u64,
+            dim in 1..70_usize,
+            long: bool,
+            offset in -100.0_f32..100.0,
+        ) {
+            let xs: Vec<f32> = noise(seed, n_rows(long, dim) * dim).iter().map(|x| x + offset).collect();
+            let (gamma, beta) = (noise(seed + 1, dim), noise(seed + 2, dim));
+            let beta = (seed % 2 == 0).then_some(&beta[..]);
+            let run = |xs: &[f32]| {
+                let mut out = vec![0.0; xs.len()];
+                layer_norm(xs, &gamma, beta, 1e-5, &mut out).unwrap();
+                out
+            };
+            let got = same_everywhere(|| run(&xs));
+            let mut want = Vec::new();
+            for row in xs.chunks_exact(dim) {
+                let (mean, scale) = statistics(&wide(row), 1e-5);
+                want.extend((0..dim).map(|c| {
+                    let shift = beta.map_or(0.0, |beta| f64::from(beta[c]));
+                    (f64::from(row[c]) - mean) * scale * f64::from(gamma[c]) + shift
+                }));
+            }
+            // Two roundings of numbers below 9: the statistics add nothing.
+            assert_close(&got, &want, 1.5e-6);
+            let alone: Vec<f32> = xs.chunks_exact(dim).take(5).flat_map(run).collect();
+            assert_eq!(bits(&got[..alone.len()]), bits(&alone));
+        }
+
+        #[test]
+        fn group_norm_is_right_and_the_same_everywhere(
+            seed in 0..1000_u64,
+            n_groups in 1..5_usize,
+            group in 1..20_usize,
+            long: bool,
+            offset in -100.0_f32..100.0,
+        ) {
+            let channels = n_groups * group;
+            let n_steps = n_rows(long, channels);
+            let xs: Vec<f32> = noise(seed, n_steps * channels).iter().map(|x| x + offset).collect();
+            let (gamma, beta) = (noise(seed + 1, channels), noise(seed + 2, channels));
+            let got = same_everywhere(|| {
+                let mut out = vec![0.0; xs.len()];
+                group_norm(&xs, n_groups, &gamma, &beta, 1e-5, &mut out).unwrap();
+                out
+            });
+            let mut want = vec![0.0; xs.len()];
+            for g in 0..n_groups {
+                let members = || (0..xs.len()).filter(|i| i % channels / group == g);
+                let of_group: Vec<f64> = members().map(|i| f64::from(xs[i])).collect();
+                let (mean, scale) = statistics(&of_group, 1e-5);
+                for i in members() {
+                    let (gamma, beta) = (f64::from(gamma[i % channels]), f64::from(beta[i % channels]));
+                    want[i] = (f64::from(xs[i]) - mean) * scale * gamma + beta;
+                }
+            }
+            assert_close(&got, &want, 1.5e-6);
+        }
+
+        #[test]
+        fn squared_norms_are_right_and_the_same_everywhere(
+            seed in 0..1000_u64,
+            dim in 1..70_usize,
+            long: bool,
+        ) {
+            let xs = noise(seed, n_rows(long, dim) * dim);
+            let run = |xs: &[f32]| {
+                let mut out = vec![0.0; xs.len() / dim];
+                squared_norms(xs, dim, &mut out).unwrap();
+                out
+            };
+            let got = same_everywhere(|| run(&xs));
+            let square = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum();
+            let want: Vec<f64> = xs.chunks_exact(dim).map(square).collect();
+            // Five terms per chain and four levels of the tree, of sums below 70.
+            assert_close(&got, &want, 9.0 * 70.0 * f64::from(f32::EPSILON) / 2.0);
+            let alone: Vec<f32> = xs.chunks_exact(dim).take(5).flat_map(run).collect();
+            assert_eq!(bits(&got[..alone.len()]), bits(&alone));
+        }
+
+        #[test]
+        fn extrema_are_the_first_ones(seed in 0..1000_u64, cols in 1..70_usize, long: bool) {
+            // Few distinct values, so that ties are common, and some NaN.
+            let coarse = |x: f32| if x > 0.9 { f32::NAN } else { (4.0 * x).round() };
+            let xs: Vec<f32> = noise(seed, n_rows(long, cols) * cols).into_iter().map(coarse).collect();
+            let find = |f: fn(&[f32], usize, &mut [u32]) -> Result<()>| {
+                // Indices as floats, which hold them exactly.
+                same_everywhere(|| {
+                    let mut out = vec![0; xs.len() / cols];
+                    f(&xs, cols, &mut out).unwrap();
+                    out.into_iter().map(|i| i as f32).collect()
+                })
+            };
+            let first = |better: fn(f32, f32) -> bool| -> Vec<f32> {
+                let best = |row: &[f32]| {
+                    let numbers = (0..cols).filter(|&i| !row[i].is_nan());
+                    numbers.reduce(|a, b| if better(row[b], row[a]) { b } else { a }).unwrap_or(0)
+                };
+                xs.chunks_exact(cols).map(|row| best(row) as f32).collect()
+            };
+            assert_eq!(find(argmin), first(|a, b| a < b));
+            assert_eq!(find(argmax), first(|a, b| a > b));
+        }
+    }
+
+    #[test]
+    fn infinities_can_win() {
+        let mut out = [9; 2];
+        let inf = f32::INFINITY;
+        argmin(&[inf, inf, 1.0, -inf], 2, &mut out).unwrap();
+        assert_eq!(out, [0, 1]);
+        argmax(&[-inf, -inf, f32::NAN, -inf], 2, &mut out).unwrap();
+        assert_eq!(out, [0, 1]);
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_refused() {
+        assert!(softmax(&mut [0.0; 5], 2).is_err());
+        assert!(softmax(&mut [0.0; 5], 0).is_err());
+        assert!(layer_norm(&[0.0; 4], &[1.0; 2], Some(&[0.0; 3]), 1e-5, &mut [0.0; 4]).is_err());
+        assert!(layer_norm(&[0.0; 4], &[1.0; 2], None, 1e-5, &mut [0.0; 3]).is_err());
+        assert!(group_norm(&[0.0; 4], 3, &[1.0; 2], &[0.0; 2], 1e-5, &mut [0.0; 4]).is_err());
+        assert!(group_norm(&[0.0; 4], 0, &[1.0; 2], &[0.0; 2], 1e-5, &mut [0.0; 4]).is_err());
+        group_norm(&[], 1, &[1.0; 2], &[0.0; 2], 1e-5, &mut []).unwrap();
+        assert!(squared_norms(&[0.0; 4], 2, &mut [0.0; 3]).is_err());
+        assert!(argmin(&[0.0; 4], 2, &mut [0; 3]).is_err());
+    }
+}

@@ -418,3 +418,31 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "vector instructions, called only with a proof that the CPU has them")]
 mod x86;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_lasts_as_long_as_its_scope() {
+        let outside = level();
+        let inside = with_level(Level::Portable, || {
+            let nested = available_levels().next().expect("a level");
+            (with_level(nested, level).expect("available") == nested, level())
+        });
+        assert_eq!(inside, Ok((true, Level::Portable)));
+        assert_eq!(level(), outside);
+        let unwound = std::panic::catch_unwind(|| with_level(Level::Portable, || panic!("on purpose")));
+        assert!(unwound.is_err());
+        assert_eq!(level(), outside);
+    }
+
+    #[test]
+    fn levels_that_the_cpu_lacks_are_refused() {
+        let available: Vec<Level> = available_levels().collect();
+        assert_eq!(available.last(), Some(&Level::Portable));
+        for each in [Level::Avx512, Level::Avx2, Level::Portable] {
+            assert_eq!(with_level(each, level).ok(), available.contains(&each).then_some(each));
+        }
+    }
+}
