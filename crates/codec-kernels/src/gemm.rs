@@ -26,6 +26,8 @@ const NARROW: usize = 4;
 const GRAIN: usize = 1 << 18;
 /// Rows whose left operands stay in the cache while all panels pass.
 const BLOCK_ROWS: usize = 96;
+/// Threads get whole multiples of this many rows: whole tiles on every level, whole blocks of the narrow kernel.
+const ROW_UNIT: usize = 192;
 /// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
 const BLOCK_DEPTH: usize = 512;
 
@@ -177,28 +179,25 @@ pub fn gemm(rows: Rows<'_>, matrix: &PackedMatrix, start: Start<'_>, out: &mut [
     let work = out.len().saturating_mul(matrix.k);
     let n_threads = pool::threads_for(work, GRAIN);
     let n_panels = matrix.n_panels();
-    if rows.n_rows < BLOCK_ROWS && n_panels > 1 {
-        // Few rows: the panels are the larger side, and each weight is read once.
+    if n_threads > 1 && n_panels > 1 && rows.n_rows < BLOCK_ROWS {
+        // Few rows: the weights are the larger side, and each thread reads only its own.
         let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-        let per_part = n_panels.div_ceil(2 * n_threads).max(4);
-        let parts = n_panels.div_ceil(per_part);
-        let run = |part: usize| {
-            let panels = part * per_part..((part + 1) * per_part).min(n_panels);
+        let n_parts = n_panels.min(2 * n_threads);
+        (0..n_parts).into_par_iter().for_each(|part| {
+            let panels = part * n_panels / n_parts..(part + 1) * n_panels / n_parts;
             dispatch(level, Tiles { rows, matrix, panels, start, out });
-        };
-        if n_threads > 1 { (0..parts).into_par_iter().for_each(run) } else { (0..parts).for_each(run) }
-    } else {
-        let unit = if matrix.n <= NARROW { narrow::BLOCK_ROWS } else { 48 };
-        pool::for_row_blocks(out, matrix.n, unit, n_threads, |first, out| {
-            let rows = rows.slice(first..first + out.len() / matrix.n);
-            if matrix.n <= NARROW {
-                dispatch(level, NarrowRows { rows, matrix, start, out });
-            } else {
-                let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-                dispatch(level, Tiles { rows, matrix, panels: 0..n_panels, start, out });
-            }
         });
+        return Ok(());
     }
+    pool::for_row_blocks(out, matrix.n, ROW_UNIT, n_threads, |first, out| {
+        let rows = rows.slice(first..first + out.len() / matrix.n);
+        if matrix.n <= NARROW {
+            dispatch(level, NarrowRows { rows, matrix, start, out });
+        } else {
+            let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
+            dispatch(level, Tiles { rows, matrix, panels: 0..n_panels, start, out });
+        }
+    });
     Ok(())
 }
 
@@ -339,10 +338,10 @@ impl Tiles<'_> {
                 for (v, right) in right.iter_mut().enumerate() {
                     *right = s.load_ptr(b.add(i * width + v * S::LANES));
                 }
-                for r in 0..R {
+                for (r, acc) in acc.iter_mut().enumerate() {
                     let left = s.splat(*a.add(r * pitch + i));
-                    for v in 0..V {
-                        acc[r][v] = s.fma(left, right[v], acc[r][v]);
+                    for (acc, &right) in acc.iter_mut().zip(&right) {
+                        *acc = s.fma(left, right, *acc);
                     }
                 }
             }

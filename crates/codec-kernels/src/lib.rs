@@ -1,4 +1,46 @@
 //! Deterministic CPU arithmetic for neural audio codecs: the same bits on every machine.
+//!
+//! A result depends on its inputs alone: not on how many rows or items share a call, nor on the number of
+//! threads, nor on where a stream was cut, nor on the instructions of the CPU. So codes that were computed in
+//! one call equal those of a stream, and a file that one machine wrote is the file that another would write.
+//! Three rules give that:
+//!
+//! - Every element of a product ([`gemm`](gemm()), [`depthwise`](depthwise()), the recurrence of
+//!   [`lstm_sequence`]) is one chain of fused multiply-adds with k ascending, started from the bias. It is never
+//!   split over k.
+//! - Every other sum ([`softmax`], [`layer_norm`], [`group_norm`], the scores of [`attention`](attention())) has
+//!   one fixed order.
+//! - Functions such as [`Unary::Exp`] are polynomials in operations that IEEE 754 defines to the last bit.
+//!
+//! Data is time-major, `[time, channels]`: then the window of a convolution is one contiguous row, neighbouring
+//! windows overlap, and a convolution is a product without a copy of its input.
+//!
+//! ```
+//! use codec_kernels::{PackedMatrix, Rows, Start, gemm};
+//!
+//! // Six steps of two channels, and a convolution to one channel with kernel 3 and stride 1.
+//! let (n_in, c_in, c_out, kernel, stride) = (6, 2, 1, 3, 1);
+//! let xs: Vec<f32> = (0..n_in * c_in).map(|i| i as f32).collect();
+//! // [kernel, c_in, c_out]: the difference between the last and the first step of channel 1.
+//! let weights = [0.0, -1.0, 0.0, 0.0, 0.0, 1.0];
+//! let bias = [0.5];
+//!
+//! let matrix = PackedMatrix::new(&weights, kernel * c_in, c_out)?;
+//! let n_out = (n_in - kernel) / stride + 1;
+//! let windows = Rows::new(&xs, n_out, kernel * c_in, stride * c_in)?;
+//! let mut out = vec![0.0; n_out * c_out];
+//! gemm(windows, &matrix, Start::Bias(&bias), &mut out)?;
+//! assert_eq!(out, [4.5; 4]);
+//! # Ok::<(), codec_kernels::Error>(())
+//! ```
+//!
+//! Work is split over rayon's current pool, so `ThreadPool::install` chooses the number of threads; small calls
+//! stay on the calling thread. The instructions are chosen at run time ([`level`]): AVX-512, AVX2 with FMA, or
+//! portable code on `f32::mul_add`, which is fast where FMA is part of the target, as on aarch64, and correct
+//! but slow on x86-64 CPUs without it.
+//!
+//! The guarantee holds for finite results and infinities; which bits a NaN has is not promised. It assumes the
+//! default floating-point environment: rounding to nearest, subnormal numbers kept.
 
 mod attention;
 mod depthwise;

@@ -76,10 +76,31 @@ impl Kernel for NarrowRows<'_> {
 /// `out[c][t] = data[t * pitch + c]` for the data of `rows`; what lies past their end is left as it was.
 #[inline(always)]
 fn transpose(rows: &Rows<'_>, height: usize, stride: usize, out: &mut [f32]) {
-    let end = (rows.n_rows - 1) * rows.pitch + rows.row_len;
-    for (t, step) in rows.data[..end].chunks(rows.pitch).enumerate().take(stride) {
-        for (c, &x) in step.iter().enumerate().take(height) {
-            out[c * stride + t] = x;
+    /// Side of the squares that go through registers.
+    const SIDE: usize = 8;
+    let data = &rows.data[..(rows.n_rows - 1) * rows.pitch + rows.row_len];
+    let n_steps = data.len().div_ceil(rows.pitch).min(stride);
+    // Steps of which all `height` elements exist.
+    let n_whole = if data.len() < height { 0 } else { ((data.len() - height) / rows.pitch + 1).min(n_steps) };
+    let (steps_end, height_end) = (n_whole - n_whole % SIDE, height - height % SIDE);
+    for t in (0..steps_end).step_by(SIDE) {
+        for c in (0..height_end).step_by(SIDE) {
+            let mut square = [[0.0; SIDE]; SIDE];
+            for i in 0..SIDE {
+                let step = &data[(t + i) * rows.pitch + c..][..SIDE];
+                for j in 0..SIDE {
+                    square[j][i] = step[j];
+                }
+            }
+            for (j, line) in square.into_iter().enumerate() {
+                out[(c + j) * stride + t..][..SIDE].copy_from_slice(&line);
+            }
+        }
+    }
+    for t in 0..n_steps {
+        let first = if t < steps_end { height_end } else { 0 };
+        for c in first..height.min(data.len() - t * rows.pitch) {
+            out[c * stride + t] = data[t * rows.pitch + c];
         }
     }
 }
