@@ -6,8 +6,7 @@ use codec_core::{AudioBuffer, AudioSpec};
 /// The mean of all channels, in f64, rounded once.
 ///
 /// # Errors
-/// [`Error::Core`] never for a buffer that exists; the type says so because the new buffer is
-/// checked like any other.
+/// None in practice; the new buffer is checked like any other.
 pub fn to_mono(audio: &AudioBuffer) -> Result<AudioBuffer> {
     let spec = audio.spec();
     if spec.channels == 1 {

@@ -40,6 +40,9 @@ use wav_read::WavReader;
 /// (A bare AAC stream does not say it. Matroska says it at the very end, so that a stream which
 /// cannot seek keeps up to one packet of padding.)
 ///
+/// HE-AAC is refused where its header says so; where only its packets do, its AAC-LC core is
+/// decoded, at half the rate, as by every AAC-LC decoder.
+///
 /// A file is never held whole. MP4 from a stream is copied to a temporary file first, because its
 /// tables may come last.
 ///
@@ -143,7 +146,7 @@ impl AudioReader {
         self.pieces.is_truncated()
     }
 
-    /// Packets so far that could not be decoded.
+    /// Packets so far that could not be decoded: silence in Ogg Opus, left out elsewhere.
     pub fn n_corrupt_packets(&self) -> u64 {
         self.pieces.n_corrupt()
     }

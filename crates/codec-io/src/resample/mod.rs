@@ -123,7 +123,6 @@ impl Resampler {
         let n_rows = filter.n_rows(self.pending.first().map_or(0, Vec::len));
         let out = filter.run(&mut self.pending, n_rows, &mut self.scratch)?;
         let out = AudioBuffer::from_planar(self.to, out)?;
-        // A whole row may reach past the end of what the input so far is worth.
         self.n_out += out.n_samples() as u64;
         Ok(out)
     }
