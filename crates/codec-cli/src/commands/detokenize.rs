@@ -1,0 +1,191 @@
+//! `codec detokenize`: token files to audio.
+
+use super::for_each;
+use crate::audio_sink::{AudioArgs, AudioSink, Trim};
+use crate::inputs::{self, Job, Kinds, Place};
+use crate::model::{Model, ModelArgs};
+use crate::report::Reporter;
+use crate::{Global, interrupt};
+use anyhow::{Context, Result, anyhow, bail};
+use codec_io::tokens::{self, TokenError, TokenReader};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Turn token files back into audio (WAV).
+///
+/// The model is the one that the file names; the weights must be those that made the codes.
+/// A file that was cut off gives all that is whole in it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  codec detokenize speech.nac                    writes speech.wav
+  codec detokenize speech.nac -o low.wav -n 2    only the two coarsest codebooks
+  codec detokenize codes/ -o audio/ --rate 48000 a tree of files, resumable
+  codec detokenize - -o - < live.nac | aplay     a stream")]
+pub(crate) struct Args {
+    /// Token files, folders, or `-`.
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    /// Output: a file, `-` for stdout, or a folder for several results [default: beside the input].
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    audio: AudioArgs,
+    /// Decode with the first N codebooks only.
+    #[arg(short = 'n', long, value_name = "N")]
+    codebooks: Option<usize>,
+    /// Decode even if other weights made the codes.
+    #[arg(long)]
+    allow_other_weights: bool,
+    /// Go on behind damaged packets; the audio is then shorter by what is lost.
+    #[arg(long)]
+    skip_damaged: bool,
+    /// Write outputs anew that are already there.
+    #[arg(short, long)]
+    force: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    input: String,
+    output: String,
+    skipped: bool,
+    #[serde(flatten)]
+    done: Option<Done>,
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    model: String,
+    n_codebooks: usize,
+    n_samples: u64,
+    seconds: f64,
+    complete: bool,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    let kinds = Kinds { takes: &[tokens::EXTENSION], makes: "wav" };
+    let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
+    let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
+    let models = Models { args: &args.model, loaded: Mutex::default() };
+    Ok(for_each(&jobs, &reporter, |job| {
+        let (input, output) = (job.input.to_string(), job.output.to_string());
+        if let Place::File(path) = &job.output
+            && path.exists()
+            && !args.force
+        {
+            let text = format!("{output}: is there already, left alone (--force writes it anew)");
+            return reporter.result(|| text, &Outcome { input, output, skipped: true, done: None });
+        }
+        let done = detokenize(job, args, &models, &reporter)?;
+        let complete = done.complete;
+        let text = format!("{input} -> {output}: {:.2} s, {} codebooks", done.seconds, done.n_codebooks);
+        let outcome = Outcome { input, output, skipped: false, done: Some(done) };
+        reporter.result(|| text, &outcome)?;
+        if complete { Ok(()) } else { Err(anyhow!("{}: some of the audio is lost", outcome.input)) }
+    }))
+}
+
+fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) -> Result<Done> {
+    let name = job.input.to_string();
+    let input = open(&job.input)?;
+    let mut reader = TokenReader::new(input).with_context(|| name.clone())?;
+    let header = reader.header().clone();
+    let model = models.get(&header.model)?;
+    if !args.allow_other_weights {
+        let help = "the codes mean nothing to other weights; --allow-other-weights decodes all the same";
+        header.check_weights(&model.sha256).with_context(|| help).with_context(|| name.clone())?;
+    }
+    let n_codebooks = args.codebooks.unwrap_or(header.layout.n_codebooks());
+    header.layout.check_n_codebooks(n_codebooks).with_context(|| format!("{name}: --codebooks"))?;
+    let n_samples = header.totals.map(|totals| totals.n_samples);
+    let trim = Trim::new(header.start_trim, n_samples);
+    let bar = reporter.bar(&name, n_samples);
+
+    let info = model.codec.info();
+    let mut decoder = model.codec.decoder()?;
+    let mut sink = AudioSink::create(&job.output, info.audio, trim, args.audio)?;
+    // Without totals in the header, how much of the last piece is audio shows only at the end.
+    let mut held = None;
+    let mut n_decoded = 0;
+    let mut complete = true;
+    loop {
+        interrupt::check()?;
+        match reader.next_packet() {
+            Ok(None) => break,
+            Ok(Some(codes)) => {
+                let audio = decoder.push(&codes.truncated(n_codebooks)?).with_context(|| name.clone())?;
+                if let Some(before) = held.replace(audio) {
+                    n_decoded += before.n_samples() as u64;
+                    bar.set_position(n_decoded);
+                    sink.push(before)?;
+                }
+            }
+            Err(error @ TokenError::Truncated { .. }) => {
+                reporter.note(&format!("{name}: {error}; what is whole is decoded"));
+                complete = false;
+            }
+            Err(error @ TokenError::Damaged(_)) if args.skip_damaged => {
+                reporter.note(&format!("{name}: {error}"));
+                complete = false;
+            }
+            Err(error @ (TokenError::Index { .. } | TokenError::Totals { .. })) => {
+                reporter.note(&format!("{name}: {error}; no code is lost"));
+            }
+            Err(error @ TokenError::Damaged(_)) => {
+                return Err(error).context("--skip-damaged leaves out what is lost").context(name);
+            }
+            Err(error) => return Err(error).context(name),
+        }
+    }
+    let mut rest = held.map_or_else(|| codec_core::AudioBuffer::empty(info.audio), Ok)?;
+    rest.append(&decoder.finish().with_context(|| name.clone())?)?;
+    if let (None, Some(totals)) = (n_samples, reader.totals()) {
+        let left = (header.start_trim + totals.n_samples).saturating_sub(n_decoded);
+        rest.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+    }
+    sink.push(rest)?;
+    bar.finish_and_clear();
+    let n_samples = sink.finish(reporter)?;
+    let rate = args.audio.rate_or(info.audio.sample_rate);
+    let seconds = n_samples as f64 / f64::from(rate);
+    Ok(Done { model: info.model.clone(), n_codebooks, n_samples, seconds, complete })
+}
+
+/// Opens a token file or stdin for reading from the start to the end.
+pub(super) fn open(place: &Place) -> Result<Box<dyn Read + Send>> {
+    match place {
+        Place::Std => Ok(Box::new(std::io::stdin())),
+        Place::File(path) => {
+            let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            if file.metadata().is_ok_and(|found| found.is_dir()) {
+                bail!("{}: is a folder", path.display());
+            }
+            Ok(Box::new(BufReader::new(file)))
+        }
+    }
+}
+
+/// The models that the files name, each loaded once.
+struct Models<'a> {
+    args: &'a ModelArgs,
+    loaded: Mutex<HashMap<String, Arc<Model>>>,
+}
+
+impl Models<'_> {
+    fn get(&self, name: &str) -> Result<Arc<Model>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = loaded.get(name) {
+            return Ok(Arc::clone(model));
+        }
+        let model = Arc::new(self.args.load_or(name)?);
+        loaded.insert(name.to_owned(), Arc::clone(&model));
+        Ok(model)
+    }
+}

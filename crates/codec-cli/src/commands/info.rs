@@ -1,0 +1,185 @@
+//! `codec info`: what a token file says and what its codes look like.
+
+use super::{detokenize::open, for_each};
+use crate::Global;
+use crate::inputs::{self, Place};
+use crate::report::Reporter;
+use anyhow::{Context, Result};
+use codec_io::tokens::{self, CodeStats, TokenHeader, Totals};
+use serde::Serialize;
+use std::fmt::Write;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Show header, duration, bitrate, use of each codebook, and integrity of token files.
+///
+/// The entropy of a codebook is that of its histogram: an ideal coder without context would need
+/// so many bits per code.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  codec info speech.nac
+  codec info codes/ --json | jq .kbps")]
+pub(crate) struct Args {
+    /// Token files, folders, or `-`.
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    input: String,
+    family: String,
+    model: String,
+    weights_sha256: String,
+    sample_rate: u32,
+    channels: u16,
+    hop_length: u32,
+    frame_rate: f64,
+    n_codebooks: usize,
+    n_codebooks_total: usize,
+    n_frames: u64,
+    n_samples: u64,
+    seconds: f64,
+    start_trim: u64,
+    source: Source,
+    tags: Vec<(String, String)>,
+    n_bytes: u64,
+    /// The whole file over the duration.
+    kbps: Option<f64>,
+    codebooks: Vec<Codebook>,
+    n_packets: u64,
+    has_index: bool,
+    intact: bool,
+    faults: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Source {
+    sample_rate: u32,
+    channels: u16,
+    n_samples: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Codebook {
+    size: u32,
+    stride: u32,
+    bits: u32,
+    n_codes: u64,
+    n_used: u64,
+    usage: f64,
+    entropy_bits: f64,
+    perplexity: f64,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    let places = inputs::list(&args.inputs, &[tokens::EXTENSION])?;
+    let reporter = Reporter::new(global, false);
+    Ok(for_each(&places, &reporter, |place| {
+        let outcome = inspect(place).with_context(|| place.to_string())?;
+        reporter.result(|| describe(&outcome), &outcome)
+    }))
+}
+
+fn inspect(place: &Place) -> Result<Outcome> {
+    let mut counted = Counted { source: open(place)?, n_bytes: 0 };
+    let mut stats: Option<CodeStats> = None;
+    let (header, report) = tokens::verify(&mut counted, |codes| {
+        stats.get_or_insert_with(|| CodeStats::new(codes.layout())).push(codes);
+    })?;
+    // What is behind the end packet belongs to the file too.
+    std::io::copy(&mut counted, &mut std::io::sink())?;
+    let available = header.samples_in(report.n_frames).saturating_sub(header.start_trim);
+    let n_samples = report.totals.map_or(available, |totals| totals.n_samples.min(available));
+    let stats = stats.unwrap_or_else(|| CodeStats::new(&header.layout));
+    let codebooks = stats.codebooks().iter().zip(header.layout.codebooks()).map(|(stats, spec)| Codebook {
+        size: spec.size,
+        stride: spec.stride,
+        bits: spec.bits(),
+        n_codes: stats.n_codes,
+        n_used: stats.n_used,
+        usage: stats.usage(),
+        entropy_bits: stats.entropy_bits,
+        perplexity: stats.perplexity(),
+    });
+    let kbps = tokens::file_bitrate(counted.n_bytes, n_samples, header.audio.sample_rate).map(|rate| rate / 1000.0);
+    Ok(Outcome {
+        input: place.to_string(),
+        weights_sha256: header.weights.to_string(),
+        sample_rate: header.audio.sample_rate,
+        channels: header.audio.channels,
+        hop_length: header.hop_length,
+        frame_rate: f64::from(header.audio.sample_rate) / f64::from(header.hop_length),
+        n_codebooks: header.layout.n_codebooks(),
+        n_codebooks_total: header.n_codebooks_total,
+        n_frames: report.n_frames,
+        n_samples,
+        seconds: n_samples as f64 / f64::from(header.audio.sample_rate),
+        start_trim: header.start_trim,
+        source: source(&header, report.totals),
+        n_bytes: counted.n_bytes,
+        kbps,
+        codebooks: codebooks.collect(),
+        n_packets: report.n_packets,
+        has_index: report.has_index,
+        intact: report.is_intact(),
+        faults: report.faults.iter().map(ToString::to_string).collect(),
+        family: header.family,
+        model: header.model,
+        tags: header.tags,
+    })
+}
+
+fn source(header: &TokenHeader, totals: Option<Totals>) -> Source {
+    let n_samples = totals.map(|totals| totals.source_samples);
+    Source { sample_rate: header.source.sample_rate, channels: header.source.channels, n_samples }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    let mut text = outcome.input.clone();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  {name:<12}{value}");
+    };
+    line("model", format!("{} ({})", outcome.model, outcome.family));
+    line("weights", outcome.weights_sha256.clone());
+    line("audio", format!("{} Hz, {} channel(s), {:.3} s", outcome.sample_rate, outcome.channels, outcome.seconds));
+    line("made from", format!("{} Hz, {} channel(s)", outcome.source.sample_rate, outcome.source.channels));
+    line("frames", format!("{} of {} samples, {:.3} Hz", outcome.n_frames, outcome.hop_length, outcome.frame_rate));
+    line("codebooks", format!("{} of {}", outcome.n_codebooks, outcome.n_codebooks_total));
+    line("size", format!("{} bytes in {} packets", outcome.n_bytes, outcome.n_packets));
+    line("bitrate", outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s, the whole file")));
+    line("index", if outcome.has_index { "there".into() } else { "missing; seeking takes a scan".into() });
+    line("integrity", if outcome.intact { "whole".into() } else { outcome.faults.join("; ") });
+    for (key, value) in &outcome.tags {
+        line("tag", format!("{key}={value}"));
+    }
+    let _ = write!(text, "\n  {:>8}{:>8}{:>7}{:>9}{:>8}{:>9}", "codebook", "size", "bits", "entropy", "used", "usage");
+    for (codebook_idx, codebook) in outcome.codebooks.iter().enumerate() {
+        let _ = write!(
+            text,
+            "\n  {codebook_idx:>8}{:>8}{:>7}{:>9.3}{:>8}{:>7.1} %",
+            codebook.size,
+            codebook.bits,
+            codebook.entropy_bits,
+            codebook.n_used,
+            codebook.usage * 100.0,
+        );
+    }
+    text
+}
+
+/// Counts the bytes that pass.
+struct Counted {
+    source: Box<dyn Read + Send>,
+    n_bytes: u64,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.source.read(buffer)?;
+        self.n_bytes += n as u64;
+        Ok(n)
+    }
+}

@@ -1,0 +1,70 @@
+//! One file per command.
+
+mod cat;
+mod cut;
+mod detokenize;
+mod generate;
+mod info;
+mod roundtrip;
+mod tokenize;
+mod verify;
+
+use crate::report::Reporter;
+use crate::{Global, interrupt};
+use anyhow::Result;
+use rayon::prelude::*;
+use std::process::ExitCode;
+
+/// The commands of `codec`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Tokenize(tokenize::Args),
+    Detokenize(detokenize::Args),
+    Roundtrip(roundtrip::Args),
+    Info(info::Args),
+    Verify(verify::Args),
+    Cut(cut::Args),
+    Cat(cat::Args),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// What ended the command before it could work on its inputs.
+pub(crate) fn run(command: Command, global: &Global, cli: clap::Command) -> Result<ExitCode> {
+    match command {
+        Command::Tokenize(args) => tokenize::run(&args, global),
+        Command::Detokenize(args) => detokenize::run(&args, global),
+        Command::Roundtrip(args) => roundtrip::run(&args, global),
+        Command::Info(args) => info::run(&args, global),
+        Command::Verify(args) => verify::run(&args, global),
+        Command::Cut(args) => cut::run(&args, global),
+        Command::Cat(args) => cat::run(&args, global),
+        Command::Completions(args) => generate::completions(&args, cli),
+        Command::Man(args) => generate::man(&args, &cli),
+    }
+}
+
+/// Works on every item, reports those that fail and goes on; the exit code says whether all went well.
+fn for_each<T: Sync>(items: &[T], reporter: &Reporter, work: impl Fn(&T) -> Result<()> + Sync) -> ExitCode {
+    let failed = |item: &T| {
+        let outcome = interrupt::check().and_then(|()| work(item));
+        if let Err(error) = &outcome
+            && !interrupt::requested()
+        {
+            reporter.failure(error);
+        }
+        usize::from(outcome.is_err())
+    };
+    let n_failed: usize = items.par_iter().map(failed).sum();
+    if interrupt::requested() {
+        reporter.note("interrupted; what was unfinished is removed, run again to go on");
+        return ExitCode::from(interrupt::EXIT_CODE);
+    }
+    if n_failed > 0 && items.len() > 1 {
+        reporter.note(&format!("{n_failed} of {} failed", items.len()));
+    }
+    if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

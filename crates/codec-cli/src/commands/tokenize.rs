@@ -1,0 +1,141 @@
+//! `codec tokenize`: audio to token files.
+
+use super::for_each;
+use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
+use crate::model::{Model, ModelArgs, RateArgs};
+use crate::report::Reporter;
+use crate::source::Source;
+use crate::tokens::TokenSink;
+use crate::{Global, interrupt};
+use anyhow::{Context, Result, bail};
+use codec_core::Codes;
+use codec_io::tokens::{EXTENSION, TokenHeader, Totals};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Turn audio into token files.
+///
+/// Takes files of any audio format, folders (searched recursively), or `-` for stdin.
+/// A finished output is left alone, so that a run that was interrupted can be run again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  codec tokenize speech.mp3                          writes speech.nac
+  codec tokenize speech.wav -o out.nac --bitrate 6   6 kbit/s or the next below
+  codec tokenize corpus/ -o codes/ -m encodec_24khz  a tree of files, resumable
+  arecord -t wav | codec tokenize - -o - > live.nac  a stream")]
+pub(crate) struct Args {
+    /// Audio files, folders, or `-`.
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    /// Output: a file, `-` for stdout, or a folder for several results [default: beside the input].
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    rate: RateArgs,
+    /// Write outputs anew that are already there.
+    #[arg(short, long)]
+    force: bool,
+    /// A tag for the token file; may be given several times.
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
+    tags: Vec<(String, String)>,
+}
+
+/// What came of one input.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    input: String,
+    output: String,
+    skipped: bool,
+    #[serde(flatten)]
+    done: Option<Done>,
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    model: String,
+    n_codebooks: usize,
+    n_frames: u64,
+    seconds: f64,
+    /// Nominal: the packed codes alone.
+    kbps: f64,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    let kinds = Kinds { takes: &AUDIO_EXTENSIONS, makes: EXTENSION };
+    let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
+    let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
+    let model = args.model.load()?;
+    let n_codebooks = args.rate.n_codebooks(model.codec.info())?;
+    Ok(for_each(&jobs, &reporter, |job| {
+        let (input, output) = (job.input.to_string(), job.output.to_string());
+        if let Place::File(path) = &job.output
+            && path.exists()
+            && !args.force
+        {
+            let text = format!("{output}: is there already, left alone (--force writes it anew)");
+            let outcome = Outcome { input, output, skipped: true, done: None };
+            return reporter.result(|| text, &outcome);
+        }
+        let done = tokenize(job, args, &model, n_codebooks, &reporter)?;
+        let text = format!(
+            "{input} -> {output}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
+            done.seconds, done.n_frames, done.n_codebooks, done.kbps
+        );
+        reporter.result(|| text, &Outcome { input, output, skipped: false, done: Some(done) })
+    }))
+}
+
+fn tokenize(job: &Job, args: &Args, model: &Model, n_codebooks: usize, reporter: &Reporter) -> Result<Done> {
+    let info = model.codec.info();
+    let mut source = Source::open(&job.input, Some(info.audio), reporter)?;
+    let mut header = TokenHeader::new(info, n_codebooks, model.sha256, source.from())?;
+    for (key, value) in &args.tags {
+        header = header.with_tag(key, value);
+    }
+    let mut sink = TokenSink::create(&job.output, header)?;
+    let mut n_frames = 0;
+    let n_samples = encode(model, n_codebooks, &mut source, |codes| {
+        n_frames += codes.n_frames() as u64;
+        sink.push(codes)
+    })
+    .with_context(|| job.input.to_string())?;
+    let totals = Totals { n_samples, source_samples: source.n_read() };
+    source.close(reporter);
+    if n_samples == 0 {
+        bail!("{}: holds no samples", job.input);
+    }
+    interrupt::check()?;
+    sink.finish(totals)?;
+    Ok(Done {
+        model: info.model.clone(),
+        n_codebooks,
+        n_frames,
+        seconds: n_samples as f64 / f64::from(info.audio.sample_rate),
+        kbps: info.bitrate(n_codebooks)?.to_f64() / 1000.0,
+    })
+}
+
+/// Codes a whole source, piece by piece; returns the samples that went into the codec.
+pub(super) fn encode(
+    model: &Model,
+    n_codebooks: usize,
+    source: &mut Source,
+    mut sink: impl FnMut(&Codes) -> Result<()>,
+) -> Result<u64> {
+    let mut encoder = model.codec.encoder(n_codebooks)?;
+    let mut n_samples = 0;
+    while let Some(piece) = source.read()? {
+        n_samples += piece.n_samples() as u64;
+        sink(&encoder.push(&piece)?)?;
+    }
+    sink(&encoder.finish()?)?;
+    Ok(n_samples)
+}
+
+fn parse_tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a tag has the form KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

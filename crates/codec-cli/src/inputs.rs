@@ -1,0 +1,185 @@
+//! Which files a command works on and where each result goes.
+
+use anyhow::{Context, Result, bail};
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// File name endings that a folder search takes for audio. A file named outright may have any name.
+pub(crate) const AUDIO_EXTENSIONS: [&str; 17] = [
+    "aac", "aif", "aiff", "alac", "caf", "flac", "m4a", "mka", "mkv", "mp3", "mp4", "oga", "ogg", "opus",
+    "wav", "wave", "webm",
+];
+
+/// A file or a standard stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Std,
+    File(PathBuf),
+}
+
+impl Place {
+    /// `-` is a standard stream.
+    pub(crate) fn parse(path: &Path) -> Self {
+        if path == Path::new("-") { Self::Std } else { Self::File(path.to_path_buf()) }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Std => f.write_str("-"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// One input with the place of its result.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) input: Place,
+    pub(crate) output: Place,
+}
+
+/// What a command takes and makes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kinds<'a> {
+    /// Endings that a folder search takes.
+    pub(crate) takes: &'a [&'a str],
+    /// Ending of the results.
+    pub(crate) makes: &'a str,
+}
+
+/// Lists the inputs, folders searched recursively in name order.
+///
+/// # Errors
+/// When an input does not exist or a folder cannot be read.
+pub(crate) fn list(inputs: &[PathBuf], takes: &[&str]) -> Result<Vec<Place>> {
+    Ok(found(inputs, takes)?.into_iter().map(|(place, _)| place).collect())
+}
+
+/// Pairs every input with its output: beside it, or under `output`.
+///
+/// One file goes to the file `output`; folders, or several inputs, go under the folder `output`
+/// with their tree kept.
+///
+/// # Errors
+/// When an input does not exist, a folder holds nothing to work on, a file takes part twice or two
+/// inputs would be written to one place.
+pub(crate) fn pair(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) -> Result<Vec<Job>> {
+    let found = found(inputs, kinds.takes)?;
+    let single = matches!(inputs, [one] if !one.is_dir());
+    let into_folder = output.filter(|path| !single || path.is_dir() || ends_with_separator(path));
+    let mut jobs = Vec::with_capacity(found.len());
+    let mut taken: HashMap<PathBuf, PathBuf> = HashMap::new();
+    for (input, relative) in found {
+        let target = match (&input, output, into_folder) {
+            (_, _, Some(folder)) => Place::File(folder.join(relative.with_extension(kinds.makes))),
+            (_, Some(file), None) => Place::parse(file),
+            (Place::File(path), None, _) => Place::File(path.with_extension(kinds.makes)),
+            (Place::Std, None, _) => Place::Std,
+        };
+        if let (Place::File(path), Place::File(from)) = (&target, &input) {
+            if path == from {
+                bail!("{input}: the result would be written over the input; name another place with -o");
+            }
+            if let Some(other) = taken.insert(path.clone(), from.clone()) {
+                let other = other.display();
+                bail!("{other} and {input} would both be written to {target}; run them apart, each with its own -o");
+            }
+        }
+        jobs.push(Job { input, output: target });
+    }
+    Ok(jobs)
+}
+
+/// Each input with its path below the folder in which it was found.
+fn found(inputs: &[PathBuf], takes: &[&str]) -> Result<Vec<(Place, PathBuf)>> {
+    let mut found = Vec::new();
+    for input in inputs {
+        if input == Path::new("-") {
+            found.push((Place::Std, PathBuf::from("stdin")));
+        } else if input.is_dir() {
+            let before = found.len();
+            for entry in WalkDir::new(input).sort_by_file_name() {
+                let entry = entry.with_context(|| format!("{}: cannot be searched", input.display()))?;
+                if entry.file_type().is_file() && has_extension(entry.path(), takes) {
+                    let relative = entry.path().strip_prefix(input).unwrap_or(entry.path()).to_path_buf();
+                    found.push((Place::File(entry.into_path()), relative));
+                }
+            }
+            if found.len() == before {
+                bail!("{}: no file to work on (looked for .{})", input.display(), takes.join(", ."));
+            }
+        } else {
+            std::fs::metadata(input).with_context(|| format!("{}: cannot be read", input.display()))?;
+            let name = input.file_name().map_or_else(|| input.clone(), PathBuf::from);
+            found.push((Place::File(input.clone()), name));
+        }
+    }
+    Ok(found)
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    extension.is_some_and(|e| extensions.contains(&e.as_str()))
+}
+
+fn ends_with_separator(path: &Path) -> bool {
+    path.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: Kinds<'_> = Kinds { takes: &["wav"], makes: "tok" };
+
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.wav", "b.WAV", "notes.txt", "deep/a.wav"] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_folder_keeps_its_tree() {
+        let dir = tree();
+        let jobs = pair(&[dir.path().into()], Some(Path::new("out")), KINDS).unwrap();
+        let outputs: Vec<String> = jobs.iter().map(|job| job.output.to_string()).collect();
+        assert_eq!(outputs, ["out/a.tok", "out/b.tok", "out/deep/a.tok"]);
+    }
+
+    #[test]
+    fn one_file_goes_where_it_is_told() {
+        let dir = tree();
+        let input = dir.path().join("a.wav");
+        let jobs = pair(std::slice::from_ref(&input), Some(Path::new("x.bin")), KINDS).unwrap();
+        assert_eq!(jobs[0].output, Place::File("x.bin".into()));
+        let jobs = pair(std::slice::from_ref(&input), Some(dir.path()), KINDS).unwrap();
+        assert_eq!(jobs[0].output, Place::File(dir.path().join("a.tok")));
+        let jobs = pair(&[input], None, KINDS).unwrap();
+        assert_eq!(jobs[0].output, Place::File(dir.path().join("a.tok")));
+    }
+
+    #[test]
+    fn two_inputs_for_one_place_are_refused() {
+        let dir = tree();
+        let inputs = [dir.path().join("a.wav"), dir.path().join("deep/a.wav")];
+        let error = pair(&inputs, Some(Path::new("out")), KINDS).unwrap_err().to_string();
+        assert!(error.contains("would both be written to"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_or_empty_is_named() {
+        let dir = tree();
+        let error = pair(&[dir.path().join("none.wav")], None, KINDS).unwrap_err().to_string();
+        assert!(error.contains("none.wav"), "{error}");
+        let error = pair(&[dir.path().into()], None, Kinds { takes: &["mp3"], makes: "tok" }).unwrap_err();
+        assert!(error.to_string().contains("no file to work on"), "{error}");
+    }
+}

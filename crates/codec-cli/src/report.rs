@@ -1,0 +1,76 @@
+//! What the user sees: results on stdout, everything else on stderr, a bar for what takes long.
+
+use crate::Global;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use std::io::Write;
+use std::time::Duration;
+
+/// Prints results, notes and progress in the way that the flags ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    json: bool,
+    quiet: bool,
+    /// Results go to stderr while stdout carries audio or codes.
+    stdout_taken: bool,
+    bars: MultiProgress,
+}
+
+impl Reporter {
+    pub(crate) fn new(global: &Global, stdout_taken: bool) -> Self {
+        let target = if global.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bars = MultiProgress::with_draw_target(target);
+        Self { json: global.json, quiet: global.quiet, stdout_taken, bars }
+    }
+
+    /// A result: one line for people, or one JSON object.
+    pub(crate) fn result(&self, text: impl FnOnce() -> String, json: &impl Serialize) -> anyhow::Result<()> {
+        let line = if self.json { serde_json::to_string(json)? } else { text() };
+        if self.quiet && !self.json {
+            return Ok(());
+        }
+        self.bars.suspend(|| {
+            if self.stdout_taken {
+                writeln!(std::io::stderr(), "{line}")
+            } else {
+                writeln!(std::io::stdout(), "{line}")
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Something that the user should know, on stderr.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            self.bars.suspend(|| note(text));
+        }
+    }
+
+    /// A file that failed while others go on.
+    pub(crate) fn failure(&self, error: &anyhow::Error) {
+        self.bars.suspend(|| self::error(error));
+    }
+
+    /// A bar over `n_units` of work, or a spinner when their number is unknown.
+    pub(crate) fn bar(&self, name: &str, n_units: Option<u64>) -> ProgressBar {
+        let bar = self.bars.add(n_units.map_or_else(ProgressBar::no_length, ProgressBar::new));
+        let known = "{msg:30!} {bar:30} {percent:>3} %  {elapsed} (left {eta})";
+        let style = if n_units.is_some() { known } else { "{msg:30!} {spinner} {elapsed}" };
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+}
+
+/// Prints an error with its causes.
+pub(crate) fn error(error: &anyhow::Error) {
+    note(&format!("error: {error:#}"));
+}
+
+fn note(text: &str) {
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,272 @@
+//! The command line as a user meets it: the README's first command, exit codes, no half files.
+//!
+//! The model is the one in `examples/encodec-tiny`, with random weights.
+
+use assert_cmd::Command;
+use std::f32::consts::TAU;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn codec() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_codec"));
+    command.env("CODEC_MODEL", root().join("examples/encodec-tiny")).env_remove("CODEC_SHARED");
+    command
+}
+
+fn stdout(output: &std::process::Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &std::process::Output) -> Vec<serde_json::Value> {
+    stdout(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A tone with harmonics, so that codes differ over time.
+fn write_wav(path: &Path, sample_rate: u32, channels: u16, seconds: f32) {
+    let spec = codec_core::AudioSpec { sample_rate, channels };
+    let n_samples = (sample_rate as f32 * seconds) as usize;
+    let channel = |c: u16| {
+        (0..n_samples).map(|i| i as f32 / sample_rate as f32).map(|t| {
+            let glide = (TAU * (150.0 + 200.0 * t) * t).sin();
+            0.4 * glide + 0.2 * (TAU * 1234.5 * t + f32::from(c)).sin()
+        })
+    };
+    let channels = (0..channels).map(|c| channel(c).collect()).collect();
+    let audio = codec_core::AudioBuffer::from_planar(spec, channels).unwrap();
+    let mut writer = codec_io::WavWriter::create(path, spec, codec_io::WavFormat::Pcm16).unwrap();
+    writer.write(&audio).unwrap();
+    writer.finish().unwrap();
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entry_name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(entry_name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_first_command_of_the_readme_runs() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let after = readme.split("<!-- command: main -->").nth(1).unwrap();
+    let line = after.lines().find(|line| line.starts_with("cargo run")).unwrap();
+    let arguments = line.split(" -- ").nth(1).unwrap().split_whitespace();
+    let dir = tempfile::tempdir().unwrap();
+    let arguments: Vec<String> =
+        arguments.map(|word| word.replace("target/", &format!("{}/", dir.path().display()))).collect();
+    let output = codec().env_remove("CODEC_MODEL").current_dir(root()).args(&arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("SI-SDR"), "{}", stdout(&output));
+    assert_eq!(names(dir.path()), ["chirp.wav"]);
+}
+
+#[test]
+fn a_file_goes_there_and_back_with_its_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wav, tokens, back) = (dir.path().join("a.wav"), dir.path().join("a.nac"), dir.path().join("b.wav"));
+    write_wav(&wav, 44_100, 2, 1.3);
+    let output = codec().arg("tokenize").arg(&wav).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("resampled from 44100 Hz"), "{}", stderr(&output));
+    let output = codec().arg("detokenize").arg(&tokens).arg("-o").arg(&back).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let reader = codec_io::AudioReader::open(&back).unwrap();
+    let model_rate = reader.spec().sample_rate;
+    assert_eq!(reader.n_samples(), Some((57_330 * u64::from(model_rate)).div_ceil(44_100)));
+}
+
+#[test]
+fn pipes_give_the_same_codes_as_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = dir.path().join("a.wav");
+    write_wav(&wav, 24_000, 1, 0.7);
+    assert!(codec().arg("tokenize").arg(&wav).output().unwrap().status.success());
+    let piped = codec()
+        .args(["tokenize", "-", "-o", "-"])
+        .write_stdin(std::fs::read(&wav).unwrap())
+        .output()
+        .unwrap();
+    assert!(piped.status.success(), "{}", stderr(&piped));
+    let from_pipe = codec().args(["detokenize", "-", "-o", "-"]).write_stdin(piped.stdout).output().unwrap();
+    assert!(from_pipe.status.success(), "{}", stderr(&from_pipe));
+    let tokens = std::fs::read(dir.path().join("a.nac")).unwrap();
+    let from_file = codec().args(["detokenize", "-", "-o", "-"]).write_stdin(tokens).output().unwrap();
+    assert!(from_pipe.stdout.len() > 20_000);
+    assert_eq!(from_pipe.stdout, from_file.stdout);
+}
+
+#[test]
+fn a_folder_is_resumed_and_a_bad_file_does_not_stop_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (corpus, codes) = (dir.path().join("corpus"), dir.path().join("codes"));
+    std::fs::create_dir_all(corpus.join("deep")).unwrap();
+    write_wav(&corpus.join("a.wav"), 24_000, 1, 0.3);
+    write_wav(&corpus.join("deep/b.wav"), 24_000, 1, 0.3);
+    std::fs::write(corpus.join("broken.wav"), "RIFF but no more").unwrap();
+    std::fs::write(corpus.join("notes.txt"), "not audio").unwrap();
+    let run = || codec().args(["tokenize", "--json"]).arg(&corpus).arg("-o").arg(&codes).output().unwrap();
+
+    let first = run();
+    assert_eq!(first.status.code(), Some(1));
+    assert!(stderr(&first).contains("broken.wav"), "{}", stderr(&first));
+    assert!(stderr(&first).contains("1 of 3 failed"), "{}", stderr(&first));
+    assert_eq!(json(&first).len(), 2);
+    assert_eq!(names(&codes), ["a.nac", "deep"]);
+
+    let before = std::fs::metadata(codes.join("a.nac")).unwrap().modified().unwrap();
+    let second = run();
+    assert!(json(&second).iter().all(|line| line["skipped"] == true), "{}", stdout(&second));
+    assert_eq!(std::fs::metadata(codes.join("a.nac")).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = dir.path().join("a.wav");
+    write_wav(&wav, 24_000, 1, 1.0);
+    let with_threads = |n: &str| {
+        let output = codec().args(["--threads", n, "tokenize", "-o", "-"]).arg(&wav).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output.stdout
+    };
+    assert_eq!(with_threads("1"), with_threads("3"));
+}
+
+#[test]
+fn cut_cat_info_and_verify_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write_wav(&path("a.wav"), 24_000, 1, 2.0);
+    assert!(codec().arg("tokenize").arg(path("a.wav")).output().unwrap().status.success());
+    let cut = |start: &str, end: &str, to: &str| {
+        let mut command = codec();
+        command.arg("cut").arg(path("a.nac")).args(["--start", start, "--end", end, "-o"]).arg(path(to));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    };
+    cut("0", "0.8", "b.nac");
+    cut("0.8", "2", "c.nac");
+    let output = codec().arg("cat").args([path("b.nac"), path("c.nac")]).arg("-o").arg(path("d.nac")).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let info = |name: &str| json(&codec().args(["info", "--json"]).arg(path(name)).output().unwrap()).remove(0);
+    let (whole, joined) = (info("a.nac"), info("d.nac"));
+    assert_eq!(whole["n_frames"], joined["n_frames"]);
+    assert_eq!(whole["codebooks"], joined["codebooks"]);
+    assert!(whole["codebooks"][0]["entropy_bits"].as_f64().unwrap() > 0.5, "{whole}");
+    assert!(codec().arg("verify").arg(dir.path()).output().unwrap().status.success());
+
+    // One flipped bit in the middle is found and named.
+    let mut bytes = std::fs::read(path("a.nac")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(path("a.nac"), bytes).unwrap();
+    let output = codec().arg("verify").arg(path("a.nac")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("a.nac"), "{}", stderr(&output));
+}
+
+#[test]
+fn other_weights_are_refused_with_both_hashes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write_wav(&path("a.wav"), 24_000, 1, 0.3);
+    assert!(codec().arg("tokenize").arg(path("a.wav")).output().unwrap().status.success());
+    // A byte of the weights' last tensor changed.
+    let model = path("other");
+    std::fs::create_dir(&model).unwrap();
+    let config = root().join("examples/encodec-tiny/config.json");
+    std::fs::copy(config, model.join("config.json")).unwrap();
+    let mut weights = std::fs::read(root().join("examples/encodec-tiny/model.safetensors")).unwrap();
+    let last = weights.len() - 4;
+    weights[last] ^= 1;
+    std::fs::write(model.join("model.safetensors"), weights).unwrap();
+    let detokenize = |more: &[&str]| {
+        let mut command = codec();
+        command.env("CODEC_MODEL", &model).arg("detokenize").arg(path("a.nac")).args(more);
+        command.arg("-o").arg(path("b.wav")).output().unwrap()
+    };
+    let refused = detokenize(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    let message = stderr(&refused);
+    let hashes = message.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).count();
+    assert_eq!(hashes, 2, "{message}");
+    assert!(!path("b.wav").exists());
+    assert!(detokenize(&["--allow-other-weights"]).status.success());
+}
+
+#[test]
+fn a_missing_default_model_says_how_to_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    write_wav(&dir.path().join("a.wav"), 16_000, 1, 0.1);
+    let mut command = codec();
+    command.env_remove("CODEC_MODEL").env("CODEC_SHARED", "nowhere").env("XDG_CACHE_HOME", dir.path());
+    let output = command.arg("tokenize").arg(dir.path().join("a.wav")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    for part in ["lyragan.tflite", "https://", "codec/models/lyra-v2", "--model"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(names(dir.path()), ["a.wav"]);
+}
+
+#[test]
+fn bad_arguments_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    write_wav(&dir.path().join("a.wav"), 24_000, 1, 0.1);
+    std::fs::write(dir.path().join("empty.wav"), "").unwrap();
+    let wav = dir.path().join("a.wav");
+    for arguments in [["--bitrate", "0.01"], ["--bitrate", "NaN"], ["--codebooks", "0"], ["--codebooks", "999"]] {
+        let output = codec().arg("tokenize").arg(&wav).args(arguments).output().unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+    }
+    for missing in ["empty.wav", "none.wav"] {
+        let output = codec().arg("tokenize").arg(dir.path().join(missing)).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(missing), "{}", stderr(&output));
+    }
+    assert_eq!(names(dir.path()), ["a.wav", "empty.wav"]);
+}
+
+/// Killed at any moment, a run leaves nothing under the final name.
+#[cfg(unix)]
+#[test]
+fn kill_leaves_no_file_under_the_final_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wav, tokens) = (dir.path().join("a.wav"), dir.path().join("a.nac"));
+    write_wav(&wav, 24_000, 1, 400.0);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_codec"))
+        .env("CODEC_MODEL", root().join("examples/encodec-tiny"))
+        .args(["--quiet", "tokenize"])
+        .arg(&wav)
+        .spawn()
+        .unwrap();
+    // Until the temporary file is there, the run has not begun to write.
+    let started = Instant::now();
+    while names(dir.path()).len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(30), "the run never began");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!tokens.exists());
+    let output = codec().arg("tokenize").arg(&wav).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(tokens.exists());
+}
+
+#[test]
+fn completions_and_manual_are_generated() {
+    let script = codec().args(["completions", "bash"]).output().unwrap();
+    assert!(stdout(&script).contains("detokenize"));
+    let dir = tempfile::tempdir().unwrap();
+    assert!(codec().arg("man").arg(dir.path()).output().unwrap().status.success());
+    assert!(names(dir.path()).contains(&"codec-tokenize.1".to_owned()));
+}
