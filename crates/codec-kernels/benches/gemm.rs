@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use codec_kernels::{Level, PackedMatrix, Rows, Start, available_levels, gemm, level, lstm_sequence};
@@ -17,6 +17,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 /// Timings of each product; the best one counts, since others only add to it.
 const REPEATS: usize = 5;
+/// Short products are repeated for this long: on a busy machine some run will be left alone.
+const MIN_DURATION: Duration = Duration::from_millis(100);
 /// Timings of candle's convolutions, which take long.
 const CANDLE_REPEATS: usize = 3;
 const SAMPLE_RATE: usize = 24_000;
@@ -234,14 +236,15 @@ fn measure(layer: &Layer) -> Result<Row, Failure> {
     Ok(Row { flops: 2.0 * n_rows as f64 * k as f64 * n as f64, ours, matmul, conv })
 }
 
-/// The shortest of some timings, in seconds, after one call that is not timed.
+/// The shortest of at least `repeats` timings, in seconds, after one call that is not timed.
 fn best_of(repeats: usize, mut f: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
     f()?;
-    let mut best = f64::INFINITY;
-    for _ in 0..repeats {
+    let (mut best, mut n_runs, all) = (f64::INFINITY, 0, Instant::now());
+    while n_runs < repeats || all.elapsed() < MIN_DURATION {
         let start = Instant::now();
         f()?;
         best = best.min(start.elapsed().as_secs_f64());
+        n_runs += 1;
     }
     Ok(best)
 }
@@ -260,7 +263,7 @@ fn noise(n: usize) -> Vec<f32> {
 
 /// GFLOP/s of multiply-adds in registers, where the level has instructions for them.
 fn peak(level: Level) -> Option<f64> {
-    const ROUNDS: usize = 2_000_000;
+    const ROUNDS: usize = 200_000;
     let (run, lanes): (fn(usize) -> f32, usize) = match level {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => (x86::avx512, 16),
@@ -268,7 +271,7 @@ fn peak(level: Level) -> Option<f64> {
         Level::Avx2 => (x86::avx2, 8),
         _ => return None,
     };
-    let seconds = best_of(20, || {
+    let seconds = best_of(50, || {
         black_box(run(black_box(ROUNDS)));
         Ok(())
     })

@@ -30,6 +30,10 @@ const BLOCK_ROWS: usize = 96;
 const ROW_UNIT: usize = 192;
 /// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
 const BLOCK_DEPTH: usize = 512;
+/// Rows at a multiple of this pitch (1 KiB) meet in a quarter of the sets of the first-level cache.
+const COLLIDING_PITCH: usize = 256;
+/// The pitch to which such rows are copied: an odd number of cache lines.
+const SPREAD_PITCH: usize = BLOCK_DEPTH + 16;
 
 /// A right matrix `[k, n]`, packed once for the order in which the kernels read it.
 #[derive(Clone, Debug)]
@@ -146,6 +150,19 @@ impl<'a> Rows<'a> {
         let data = if range.is_empty() { &[] } else { &self.data[range.start * self.pitch..] };
         Self { data, n_rows: range.len(), ..*self }
     }
+
+    /// The elements in `range`, which lies within `0..row_len`, of every row.
+    fn part(&self, range: Range<usize>) -> Self {
+        let data = if self.n_rows == 0 { &[] } else { &self.data[range.start..] };
+        Self { data, row_len: range.len(), ..*self }
+    }
+
+    /// Copies the rows to `out` at another pitch.
+    fn copy_to(&self, out: &mut [f32], pitch: usize) {
+        for (r, out) in out.chunks_mut(pitch).enumerate().take(self.n_rows) {
+            out[..self.row_len].copy_from_slice(&self.data[r * self.pitch..][..self.row_len]);
+        }
+    }
 }
 
 /// What every accumulator starts from.
@@ -234,18 +251,28 @@ impl Kernel for Tiles<'_> {
     fn run<S: Simd>(self, s: S) {
         let (n_rows, k, n) = (self.rows.n_rows, self.matrix.k, self.matrix.n);
         // A few rows pass the weights once, in the order in which they lie.
-        let max_depth = if n_rows <= S::TILE_ROWS { k.max(1) } else { BLOCK_DEPTH };
+        let few = n_rows <= S::TILE_ROWS;
+        let max_depth = if few { k.max(1) } else { BLOCK_DEPTH };
+        let mut spread = match !few && self.panels.len() > 1 && collides(self.rows.pitch) {
+            true => vec![0.0; BLOCK_ROWS * SPREAD_PITCH],
+            false => Vec::new(),
+        };
         for first in (0..n_rows).step_by(BLOCK_ROWS) {
             let rows = first..(first + BLOCK_ROWS).min(n_rows);
             // At least one round, which stores the start where k is zero.
             for first in (0..k.max(1)).step_by(max_depth) {
                 let depth = first..(first + max_depth).min(k);
+                let mut left = self.rows.slice(rows.clone()).part(depth.clone());
+                if !spread.is_empty() {
+                    left.copy_to(&mut spread, SPREAD_PITCH);
+                    left = Rows { data: &spread, pitch: SPREAD_PITCH, ..left };
+                }
                 for panel in self.panels.clone() {
                     let end = n.min((panel + 1) * PANEL);
                     let mut column = panel * PANEL;
                     while column < end {
                         let cols = (end - column).min(2 * S::LANES);
-                        let stripe = Stripe { rows: rows.clone(), depth: depth.clone(), column, cols };
+                        let stripe = Stripe { left, row: rows.start, depth: depth.start, column, cols };
                         if cols > S::LANES {
                             self.stripe::<S, 2>(s, stripe);
                         } else {
@@ -259,11 +286,19 @@ impl Kernel for Tiles<'_> {
     }
 }
 
-/// A part of a product: some rows times some columns of one panel, over a part of k.
-#[derive(Clone)]
-struct Stripe {
-    rows: Range<usize>,
-    depth: Range<usize>,
+/// Whether rows at `pitch` fall on so few sets of the first-level cache that those of a tile evict each other.
+fn collides(pitch: usize) -> bool {
+    pitch.is_multiple_of(COLLIDING_PITCH)
+}
+
+/// Some rows times some columns of one panel, over a part of k.
+struct Stripe<'a> {
+    /// The rows, cut to the part of k.
+    left: Rows<'a>,
+    /// The first row in the output.
+    row: usize,
+    /// The first k.
+    depth: usize,
     /// The first column.
     column: usize,
     /// Number of columns.
@@ -273,54 +308,57 @@ struct Stripe {
 impl Tiles<'_> {
     /// Computes `stripe` in tiles of `V` vectors, as tall as registers and rows allow.
     #[inline(always)]
-    fn stripe<S: Simd, const V: usize>(&self, s: S, mut stripe: Stripe) {
+    fn stripe<S: Simd, const V: usize>(&self, s: S, stripe: Stripe<'_>) {
+        let (mut row, n_rows) = (0, stripe.left.n_rows);
         if S::TILE_ROWS == 12 {
-            while stripe.rows.len() >= 12 {
-                self.tile::<S, 12, V>(s, &stripe);
-                stripe.rows.start += 12;
+            while n_rows - row >= 12 {
+                self.tile::<S, 12, V>(s, &stripe, row);
+                row += 12;
             }
-            if stripe.rows.len() >= 8 {
-                self.tile::<S, 8, V>(s, &stripe);
-                stripe.rows.start += 8;
+            if n_rows - row >= 8 {
+                self.tile::<S, 8, V>(s, &stripe, row);
+                row += 8;
             }
         } else {
-            while stripe.rows.len() >= 6 {
-                self.tile::<S, 6, V>(s, &stripe);
-                stripe.rows.start += 6;
+            while n_rows - row >= 6 {
+                self.tile::<S, 6, V>(s, &stripe, row);
+                row += 6;
             }
         }
-        if stripe.rows.len() >= 4 {
-            self.tile::<S, 4, V>(s, &stripe);
-            stripe.rows.start += 4;
+        if n_rows - row >= 4 {
+            self.tile::<S, 4, V>(s, &stripe, row);
+            row += 4;
         }
-        if stripe.rows.len() >= 2 {
-            self.tile::<S, 2, V>(s, &stripe);
-            stripe.rows.start += 2;
+        if n_rows - row >= 2 {
+            self.tile::<S, 2, V>(s, &stripe, row);
+            row += 2;
         }
-        if !stripe.rows.is_empty() {
-            self.tile::<S, 1, V>(s, &stripe);
+        if n_rows > row {
+            self.tile::<S, 1, V>(s, &stripe, row);
         }
     }
 
-    /// Computes the first `R` rows of `stripe`.
+    /// Computes `R` rows of `stripe` from its row `row` on.
     #[inline(always)]
     #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
-    fn tile<S: Simd, const R: usize, const V: usize>(&self, s: S, stripe: &Stripe) {
-        let Stripe { rows: Range { start: row, .. }, ref depth, column, cols } = *stripe;
-        let (k, n, pitch) = (self.matrix.k, self.matrix.n, self.rows.pitch);
+    fn tile<S: Simd, const R: usize, const V: usize>(&self, s: S, stripe: &Stripe<'_>, row: usize) {
+        let &Stripe { ref left, depth, column, cols, .. } = stripe;
+        let (k, n, pitch) = (self.matrix.k, self.matrix.n, left.pitch);
         let first = column / PANEL * PANEL;
         let width = panel_width(n - first);
-        debug_assert!(row + R <= self.rows.n_rows && depth.end <= k);
+        debug_assert!(row + R <= left.n_rows && stripe.row + left.n_rows <= self.rows.n_rows);
+        debug_assert!(depth + left.row_len <= k);
         debug_assert!(column + cols <= n && cols <= V * S::LANES);
         debug_assert!(column - first + V * S::LANES <= width);
         // Later parts of k go on with the chain that the first part stored.
-        let start = if depth.start == 0 { self.start } else { Start::Accumulate };
-        // SAFETY: the rows exist and are k long; the panel holds `k * width` floats from `first * k` on, and
-        // `V` vectors from `column - first` on lie within its width; `out` and the bias hold the columns.
+        let start = if depth == 0 { self.start } else { Start::Accumulate };
+        // SAFETY: `left` holds its rows; the panel holds `k * width` floats from `first * k` on, of which those
+        // of this part start at `depth * width`, and `V` vectors from `column - first` on lie within its width;
+        // `out` and the bias hold the columns.
         unsafe {
-            let a = self.rows.data.as_ptr().add(row * pitch);
-            let b = self.matrix.data.as_ptr().add(first * k + (column - first));
-            let out = self.out.data.add(row * self.out.pitch + column);
+            let a = left.data.as_ptr().add(row * pitch);
+            let b = self.matrix.data.as_ptr().add(first * k + depth * width + (column - first));
+            let out = self.out.data.add((stripe.row + row) * self.out.pitch + column);
             let mut acc = [[s.splat(0.0); V]; R];
             match start {
                 Start::Zero => {}
@@ -333,15 +371,15 @@ impl Tiles<'_> {
                     }
                 }
             }
-            for i in depth.clone() {
+            for i in 0..left.row_len {
                 let mut right = [s.splat(0.0); V];
                 for (v, right) in right.iter_mut().enumerate() {
                     *right = s.load_ptr(b.add(i * width + v * S::LANES));
                 }
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let left = s.splat(*a.add(r * pitch + i));
+                    let x = s.splat(*a.add(r * pitch + i));
                     for (acc, &right) in acc.iter_mut().zip(&right) {
-                        *acc = s.fma(left, right, *acc);
+                        *acc = s.fma(x, right, *acc);
                     }
                 }
             }

@@ -25,7 +25,7 @@ impl Kernel for NarrowRows<'_> {
         // Rows overlap by whole pitches, so one transposed copy of the data serves all of them: element i of
         // row r is `transposed[i % pitch][r + i / pitch]`.
         let height = rows.pitch.min(k);
-        let stride = BLOCK_ROWS + k.saturating_sub(1) / rows.pitch;
+        let stride = (BLOCK_ROWS + k.saturating_sub(1) / rows.pitch).next_multiple_of(16);
         let mut transposed = vec![0.0; height * stride];
         for first in (0..rows.n_rows).step_by(BLOCK_ROWS) {
             let n_rows = (rows.n_rows - first).min(BLOCK_ROWS);
