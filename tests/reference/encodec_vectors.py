@@ -1,4 +1,4 @@
-"""Writes tests/vectors/encodec_*.safetensors: tiny seeded EnCodec models with inputs and outputs.
+"""Writes encodec_*.safetensors: tiny seeded EnCodec models with inputs and outputs.
 
 Each file holds the weights of one model under their Hugging Face names (f16, exact in f32), its
 configuration as the metadata entry `config`, and under `vector.`:
@@ -9,10 +9,11 @@ configuration as the metadata entry `config`, and under `vector.`:
     vector.N.scales         [n_segments], f32, where the model has scales
     vector.N.audio.K        [channels, n_samples], f32, decoded from the first K codebooks
 
-Usage: python tests/reference/encodec_vectors.py
+Usage: cargo xtask vectors encodec, or python encodec_vectors.py DIRECTORY
 """
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -20,7 +21,6 @@ from encodec_models import decode, make_model, make_signal, trace
 from safetensors.torch import save_file
 from transformers import EncodecConfig
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 MAX_BYTES = 300_000
 
 TINY = dict(hidden_size=16, codebook_size=32)
@@ -77,9 +77,8 @@ LENGTHS = {
 OLD_SPELLING = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
-def main() -> None:
+def main(directory: Path) -> None:
     torch.set_num_threads(1)
-    VECTORS.mkdir(exist_ok=True)
     for seed, (name, config) in enumerate(CONFIGS.items()):
         config = EncodecConfig(**config)
         model = make_model(config, 10 * seed, torch.float16)
@@ -111,7 +110,7 @@ def main() -> None:
                 tensors[f"vector.{n}.audio.{n_codebooks}"] = decode(model, segments, n_codebooks).contiguous()
             for row, seen in zip(codes, used):
                 seen.update(row.tolist())
-        path = VECTORS / f"encodec_{name}.safetensors"
+        path = directory / f"encodec_{name}.safetensors"
         save_file(tensors, path, metadata={"config": json.dumps(config.to_dict(), sort_keys=True)})
         size = path.stat().st_size
         assert size < MAX_BYTES, (name, size)
@@ -133,4 +132,4 @@ def check_against_model(model, clip, segments) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
