@@ -3,7 +3,7 @@
 use crate::device::DeviceKind;
 use anyhow::{Context, Result, bail};
 use codec_core::{Codec, CodecInfo};
-use codec_io::card;
+use codec_io::card::{self, CardSource};
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named.
@@ -93,7 +93,8 @@ fn locate(name: &str) -> Result<PathBuf> {
     }
     let Some(card) = card::find(name) else {
         let known: Vec<&str> = card::cards().iter().map(|card| card.name.as_str()).collect();
-        bail!("{name}: neither a file or folder nor a known model; known are {}", known.join(", "));
+        let meant = card::suggest(name).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
+        bail!("{name}: neither a file or folder nor a known model{meant}; known are {}", known.join(", "));
     };
     let places = places(&card.name);
     let whole = |place: &&PathBuf| card.files.iter().all(|file| place.join(&file.name).is_file());
@@ -109,9 +110,16 @@ fn locate(name: &str) -> Result<PathBuf> {
          or name their folder with --model",
         name = card.name,
         files = files.join(", "),
-        url = card.source.url,
+        url = origin(&card.source),
         places = places.join("\n"),
     )
+}
+
+/// Where a model was published, as text for a person.
+fn origin(source: &CardSource) -> String {
+    let revision = source.revision.as_ref().map(|revision| format!(", revision {revision}"));
+    let folder = source.folder.as_ref().map(|folder| format!(", folder {folder}"));
+    format!("{}{}{}", source.url, revision.unwrap_or_default(), folder.unwrap_or_default())
 }
 
 /// Where the files of a model are looked for, in order.

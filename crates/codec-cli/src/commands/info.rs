@@ -93,7 +93,8 @@ fn inspect(place: &Place) -> Result<Outcome> {
     let available = header.samples_in(report.n_frames).saturating_sub(header.start_trim);
     let n_samples = report.totals.map_or(available, |totals| totals.n_samples.min(available));
     let stats = stats.unwrap_or_else(|| CodeStats::new(&header.layout));
-    let codebooks = stats.codebooks().iter().zip(header.layout.codebooks()).map(|(stats, spec)| Codebook {
+    let stats = stats.codebooks();
+    let codebooks = stats.iter().zip(header.layout.codebooks()).map(|(stats, spec)| Codebook {
         size: spec.size,
         stride: spec.stride,
         bits: spec.bits(),
