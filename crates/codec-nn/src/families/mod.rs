@@ -1,6 +1,7 @@
 //! Codec families: each is one file that turns a checkpoint into a [`Codec`].
 
 mod encodec;
+mod soundstream;
 
 use crate::error::Result;
 use crate::weights::Checkpoint;
@@ -23,7 +24,7 @@ pub struct Family {
 }
 
 /// All families, in the order in which they are tried.
-pub const FAMILIES: &[Family] = &[encodec::FAMILY];
+pub const FAMILIES: &[Family] = &[encodec::FAMILY, soundstream::FAMILY];
 
 /// A codec and the identity of the weights that it was made from.
 #[derive(Debug)]
