@@ -127,8 +127,12 @@ impl Conv1d {
     /// Raw steps to remember for the padding at the right.
     fn n_remembered(&self) -> usize {
         let Padding { right, align, fill, .. } = self.padding;
-        let pads = right > 0 || (align && self.geometry.stride > 1);
-        if pads && fill != Fill::Zero { right + self.geometry.stride } else { 0 }
+        match fill {
+            _ if right == 0 && (!align || self.geometry.stride == 1) => 0,
+            // Zeros still need a step to take batch and type from.
+            Fill::Zero | Fill::Replicate => 1,
+            Fill::Reflect => right + self.geometry.stride,
+        }
     }
 
     /// Steps after the last, once the length is known.
@@ -213,9 +217,9 @@ impl Layer for Conv1d {
     }
 
     fn step(&self, state: &mut ConvState, chunk: Chunk) -> Result<Chunk> {
-        let end = chunk.end;
+        let Chunk { steps, end } = chunk.normalized();
         let mut pieces: Vec<Tensor> = state.buffer.take().into_iter().collect();
-        if let Some(steps) = chunk.normalized().steps {
+        if let Some(steps) = steps {
             expect_channels("input", &steps, self.c_in)?;
             state.n_seen += steps.dim(1)?;
             pieces.push(steps);
@@ -228,30 +232,35 @@ impl Layer for Conv1d {
         } else if state.n_seen >= self.n_needed().max(1) {
             self.begin(state, &mut pieces)?;
         }
-        let Some(buffer) = join(&pieces)? else {
-            return Ok(Chunk { steps: None, end });
+        let outputs = match join(&pieces)? {
+            Some(buffer) => self.run(state, &buffer)?,
+            None => None,
         };
-        let n_steps = buffer.dim(1)?;
-        let n_windows = if state.began { self.geometry.n_out(n_steps.saturating_sub(state.next)) } else { 0 };
-        let mut steps = None;
-        if n_windows > 0 {
-            let n_read = (n_windows - 1) * self.geometry.stride + self.geometry.span();
-            steps = Some(self.filter.apply(&buffer.narrow(1, state.next, n_read)?)?);
-            state.next += n_windows * self.geometry.stride;
-        }
         if end {
             *state = self.init();
-        } else {
-            let remembered = n_steps - self.n_remembered().min(state.n_seen).min(n_steps);
-            let start = if state.began { state.next.min(remembered) } else { 0 };
-            state.next -= start;
-            state.buffer = if start < n_steps { Some(keep(&buffer, start, n_steps - start)?) } else { None };
         }
-        Ok(Chunk { steps, end })
+        Ok(Chunk { steps: outputs, end })
     }
 }
 
 impl Conv1d {
+    /// Convolves the whole windows of the padded input and keeps what is still needed of it.
+    fn run(&self, state: &mut ConvState, buffer: &Tensor) -> Result<Option<Tensor>> {
+        let n_steps = buffer.dim(1)?;
+        let n_windows = if state.began { self.geometry.n_out(n_steps - state.next) } else { 0 };
+        let mut outputs = None;
+        if n_windows > 0 {
+            let n_read = (n_windows - 1) * self.geometry.stride + self.geometry.span();
+            outputs = Some(self.filter.apply(&buffer.narrow(1, state.next, n_read)?)?);
+            state.next += n_windows * self.geometry.stride;
+        }
+        let n_remembered = self.n_remembered().min(state.n_seen);
+        let start = if state.began { state.next.min(n_steps - n_remembered) } else { 0 };
+        state.next -= start;
+        state.buffer = if start < n_steps { Some(keep(buffer, start, n_steps - start)?) } else { None };
+        Ok(outputs)
+    }
+
     /// Puts the left padding before the first steps.
     fn begin(&self, state: &mut ConvState, pieces: &mut Vec<Tensor>) -> Result<()> {
         if !state.began {
@@ -267,4 +276,171 @@ impl Conv1d {
 fn repeat(step: &Tensor, n: usize) -> Result<Tensor> {
     let (batch, _, channels) = step.dims3()?;
     Ok(step.broadcast_as((batch, n, channels))?.contiguous()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_streams, assert_threads_agree, assert_trains};
+    use super::*;
+    use crate::ops::testing::{Rng, values};
+    use proptest::prelude::*;
+
+    /// EnCodec's `pad1d` on one channel, written from its description and not from the layer.
+    fn pad(xs: &[f64], left: usize, right: usize, fill: Fill) -> Vec<f64> {
+        let n = xs.len();
+        match fill {
+            Fill::Zero => [vec![0.0; left], xs.to_vec(), vec![0.0; right]].concat(),
+            Fill::Replicate => [vec![xs[0]; left], xs.to_vec(), vec![xs[n - 1]; right]].concat(),
+            Fill::Reflect => {
+                let longest = left.max(right);
+                let n_extra = if n <= longest { longest - n + 1 } else { 0 };
+                let extended = [xs.to_vec(), vec![0.0; n_extra]].concat();
+                let m = extended.len();
+                let before = (1..=left).rev().map(|i| extended[i]);
+                let after = (0..right).map(|i| extended[m - 2 - i]);
+                let mut padded: Vec<f64> = before.chain(extended.iter().copied()).chain(after).collect();
+                padded.truncate(padded.len() - n_extra);
+                padded
+            }
+        }
+    }
+
+    /// EnCodec's `get_extra_padding_for_conv1d`, in floating point as there.
+    fn extra(n: usize, span: usize, stride: usize, total: usize) -> usize {
+        let n_frames = (n as f64 - span as f64 + total as f64) / stride as f64 + 1.0;
+        let ideal = (n_frames.ceil() as i64 - 1) * stride as i64 + span as i64 - total as i64;
+        (ideal - n as i64).max(0) as usize
+    }
+
+    /// One item `[time, c_in]` as nested loops.
+    fn reference(xs: &[f64], weight: &Tensor, bias: &[f64], spec: ConvSpec) -> Vec<f64> {
+        let (c_out, group_width, kernel) = weight.dims3().unwrap();
+        let (w, c_in) = (values(weight), group_width * spec.groups);
+        let n = xs.len() / c_in;
+        if n == 0 {
+            return Vec::new();
+        }
+        let Padding { left, right, align, fill } = spec.padding;
+        let span = (kernel - 1) * spec.dilation + 1;
+        let right = right + if align { extra(n, span, spec.stride, left + right) } else { 0 };
+        let channel =
+            |c: usize| pad(&xs.iter().skip(c).step_by(c_in).copied().collect::<Vec<_>>(), left, right, fill);
+        let padded: Vec<Vec<f64>> = (0..c_in).map(channel).collect();
+        let n_padded = padded[0].len();
+        let mut ys = Vec::new();
+        let mut start = 0;
+        while start + span <= n_padded {
+            for o in 0..c_out {
+                let first = if spec.groups == 1 { 0 } else { o };
+                let mut sum = bias[o];
+                for i in 0..group_width {
+                    for j in 0..kernel {
+                        sum += w[(o * group_width + i) * kernel + j]
+                            * padded[first + i][start + j * spec.dilation];
+                    }
+                }
+                ys.push(sum);
+            }
+            start += spec.stride;
+        }
+        ys
+    }
+
+    fn spec() -> impl Strategy<Value = (usize, ConvSpec)> {
+        let fill = prop_oneof![Just(Fill::Zero), Just(Fill::Replicate), Just(Fill::Reflect)];
+        (1usize..9, 1usize..4, any::<prop::sample::Index>(), 0..3, fill, any::<bool>(), 0usize..6, 0usize..6)
+            .prop_map(|(kernel, dilation, stride, rule, fill, align, left, right)| {
+                let span = (kernel - 1) * dilation + 1;
+                let stride = 1 + stride.index(span.min(6));
+                let padding = match rule {
+                    0 => Padding { left, right, align, fill },
+                    _ => Padding { align, ..Padding::same(kernel, stride, dilation, rule == 1, fill) },
+                };
+                (kernel, ConvSpec { stride, dilation, groups: 1, padding })
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn matches_the_reference_and_streams(
+            (kernel, mut spec) in spec(),
+            n_steps in 0usize..40,
+            (c_in, c_out) in (1usize..4, 1usize..6),
+            is_depthwise in any::<bool>(),
+            seed in any::<u64>(),
+        ) {
+            let mut rng = Rng::new(seed);
+            let c_out = if is_depthwise { c_in } else { c_out };
+            spec.groups = if is_depthwise { c_in } else { 1 };
+            let xs = rng.integers(&[3, n_steps, c_in]);
+            let weight = rng.integers(&[c_out, c_in / spec.groups, kernel]);
+            let bias = rng.integers(&[c_out]);
+            let layer = Conv1d::new(&weight, Some(&bias), spec).unwrap();
+            if n_steps == 0 {
+                prop_assert!(layer.step(&mut layer.init(), Chunk::end()).unwrap().steps.is_none());
+                return Ok(());
+            }
+            let ys = layer.forward(&xs).unwrap();
+            let items = values(&xs);
+            let items = items.chunks_exact(n_steps * c_in);
+            let want: Vec<f64> = items.flat_map(|item| reference(item, &weight, &values(&bias), spec)).collect();
+            prop_assert_eq!(ys.as_ref().map(values).unwrap_or_default(), want);
+            if spec.padding.align && spec.padding.left + spec.padding.right + spec.stride == layer.geometry.span() {
+                prop_assert_eq!(ys.map_or(0, |ys| ys.dim(1).unwrap()), n_steps.div_ceil(spec.stride));
+            }
+
+            // Bits, on values where the order of a sum would show.
+            let layer = Conv1d::new(&rng.tensor(weight.dims()), Some(&rng.tensor(bias.dims())), spec).unwrap();
+            assert_streams(&layer, &rng.tensor(xs.dims()), &mut rng);
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_bits() {
+        let mut rng = Rng::new(1);
+        for dilation in [1, 2] {
+            let padding = Padding::same(7, 1, dilation, true, Fill::Reflect);
+            let spec = ConvSpec { dilation, padding, ..ConvSpec::default() };
+            let layer = Conv1d::new(&rng.tensor(&[96, 64, 7]), Some(&rng.tensor(&[96])), spec).unwrap();
+            assert_threads_agree(&layer, &rng.tensor(&[2, 700, 64]));
+        }
+    }
+
+    #[test]
+    fn trains() {
+        let mut rng = Rng::new(2);
+        for (groups, stride, dilation, fill, causal) in [
+            (1, 1, 1, Fill::Reflect, true),
+            (1, 2, 1, Fill::Reflect, false),
+            (1, 1, 3, Fill::Replicate, false),
+            (3, 2, 1, Fill::Zero, true),
+        ] {
+            let padding = Padding::same(4, stride, dilation, causal, fill);
+            let spec = ConvSpec { stride, dilation, groups, padding };
+            let weights = [rng.tensor(&[3, 3 / groups, 4]), rng.tensor(&[3])];
+            let xs = rng.tensor(&[2, 11, 3]);
+            assert_trains(&mut rng, xs, &weights, |weights| {
+                Conv1d::new(&weights[0], Some(&weights[1]), spec).unwrap()
+            });
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_do() {
+        let weight = Rng::new(3).tensor(&[4, 2, 3]);
+        let build = |spec| Conv1d::new(&weight, None, spec);
+        let groups = build(ConvSpec { groups: 2, ..ConvSpec::default() }).unwrap_err();
+        assert!(matches!(groups, Error::Unsupported { what: "convolution groups", .. }), "{groups}");
+        let stride = build(ConvSpec { stride: 4, ..ConvSpec::default() }).unwrap_err();
+        assert!(matches!(stride, Error::Unsupported { what: "convolution stride", .. }), "{stride}");
+        let zero = build(ConvSpec { dilation: 0, ..ConvSpec::default() }).unwrap_err();
+        assert!(matches!(zero, Error::Config { field: "dilation", .. }), "{zero}");
+        let bias = Conv1d::new(&weight, Some(&Rng::new(4).tensor(&[3])), ConvSpec::default()).unwrap_err();
+        assert!(matches!(bias, Error::Shape { .. }), "{bias}");
+        let layer = build(ConvSpec::default()).unwrap();
+        let input = layer.forward(&Rng::new(5).tensor(&[1, 9, 3])).unwrap_err();
+        assert!(matches!(input, Error::Shape { ref actual, .. } if actual == &[1, 9, 3]), "{input}");
+    }
 }

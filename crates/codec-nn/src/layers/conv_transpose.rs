@@ -72,7 +72,6 @@ impl ConvTranspose1d {
 pub struct ConvTransposeState {
     /// The last `n_neighbours - 1` inputs; zeros before the first.
     past: Option<Tensor>,
-    began: bool,
     n_trimmed: usize,
 }
 
@@ -84,36 +83,33 @@ impl Layer for ConvTranspose1d {
     }
 
     fn step(&self, state: &mut ConvTransposeState, chunk: Chunk) -> Result<Chunk> {
+        let Chunk { steps, end } = chunk.normalized();
         let n_past = self.n_neighbours - 1;
         let mut pieces = Vec::new();
-        if n_past > 0 {
-            pieces.extend(state.past.take());
-            if let (false, Some(steps)) = (state.began, &chunk.steps) {
-                pieces.push(zeros(steps, n_past)?);
-            }
-            if let (true, Some(steps)) = (chunk.end, chunk.steps.as_ref().or(pieces.first())) {
-                // The last inputs reach beyond themselves.
-                let after = zeros(steps, n_past)?;
-                pieces.extend(chunk.steps);
-                pieces.push(after);
-            } else {
-                pieces.extend(chunk.steps);
-            }
-        } else {
-            pieces.extend(chunk.steps);
+        match (state.past.take(), &steps) {
+            (Some(past), _) => pieces.push(past),
+            (None, Some(first)) if n_past > 0 => pieces.push(zeros(first, n_past)?),
+            _ => {}
         }
-        let Some(rows) = join(&pieces)? else {
-            return Ok(Chunk { steps: None, end: chunk.end });
-        };
-        state.began = true;
-        let n_in = rows.dim(1)?;
-        let steps = if n_in > n_past { self.outputs(&rows, state, chunk.end)? } else { None };
-        if chunk.end {
+        pieces.extend(steps);
+        if let (true, true, Some(like)) = (end, n_past > 0, pieces.first()) {
+            // The last inputs reach beyond themselves.
+            pieces.push(zeros(like, n_past)?);
+        }
+        let mut outputs = None;
+        if let Some(rows) = join(&pieces)? {
+            let n_in = rows.dim(1)?;
+            if n_in > n_past {
+                outputs = self.outputs(&rows, state, end)?;
+            }
+            if n_past > 0 {
+                state.past = Some(keep(&rows, n_in - n_past, n_past)?);
+            }
+        }
+        if end {
             *state = self.init();
-        } else if n_past > 0 {
-            state.past = Some(keep(&rows, n_in - n_past, n_past)?);
         }
-        Ok(Chunk { steps, end: chunk.end })
+        Ok(Chunk { steps: outputs, end })
     }
 }
 
@@ -130,5 +126,121 @@ impl ConvTranspose1d {
         state.n_trimmed += left;
         let n_out = n_full.saturating_sub(left + right);
         Ok(if n_out > 0 { Some(ys.narrow(1, left, n_out)?) } else { None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_streams, assert_threads_agree, assert_trains};
+    use super::*;
+    use crate::ops::testing::{Rng, values};
+    use proptest::prelude::*;
+
+    /// One item `[time, c_in]`: every input adds its taps to the outputs that it reaches.
+    fn reference(
+        xs: &[f64],
+        weight: &Tensor,
+        bias: &[f64],
+        stride: usize,
+        left: usize,
+        right: usize,
+    ) -> Vec<f64> {
+        let (c_in, c_out, kernel) = weight.dims3().unwrap();
+        let (w, n) = (values(weight), xs.len() / c_in);
+        let n_full = (n - 1) * stride + kernel;
+        let mut ys: Vec<f64> = (0..n_full).flat_map(|_| bias.iter().copied()).collect();
+        for t in 0..n {
+            for i in 0..c_in {
+                for o in 0..c_out {
+                    for j in 0..kernel {
+                        ys[(t * stride + j) * c_out + o] +=
+                            xs[t * c_in + i] * w[(i * c_out + o) * kernel + j];
+                    }
+                }
+            }
+        }
+        ys[left * c_out..(n_full - right) * c_out].to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn matches_the_reference_and_streams(
+            stride in 1usize..6,
+            overlap in 0usize..9,
+            (left, right) in any::<(prop::sample::Index, prop::sample::Index)>(),
+            n_steps in 1usize..30,
+            (c_in, c_out) in (1usize..4, 1usize..4),
+            seed in any::<u64>(),
+        ) {
+            let mut rng = Rng::new(seed);
+            let kernel = stride + overlap;
+            let right = right.index(overlap + 1);
+            let left = left.index(kernel - right);
+            let (weight, bias) = (rng.integers(&[c_in, c_out, kernel]), rng.integers(&[c_out]));
+            let xs = rng.integers(&[3, n_steps, c_in]);
+            let layer = ConvTranspose1d::new(&weight, Some(&bias), stride, left, right).unwrap();
+            let all = values(&xs);
+            let items = all.chunks_exact(n_steps * c_in);
+            let want: Vec<f64> =
+                items.flat_map(|item| reference(item, &weight, &values(&bias), stride, left, right)).collect();
+            prop_assert_eq!(values(&layer.forward(&xs).unwrap().unwrap()), want);
+
+            let (weight, bias) = (rng.tensor(weight.dims()), rng.tensor(bias.dims()));
+            let layer = ConvTranspose1d::new(&weight, Some(&bias), stride, left, right).unwrap();
+            assert_streams(&layer, &rng.tensor(xs.dims()), &mut rng);
+        }
+    }
+
+    #[test]
+    fn an_empty_stream_gives_nothing() {
+        let layer = ConvTranspose1d::same(&Rng::new(1).tensor(&[2, 3, 8]), None, 4, true).unwrap();
+        let mut state = layer.init();
+        assert!(layer.step(&mut state, Chunk { steps: None, end: false }).unwrap().steps.is_none());
+        assert!(layer.step(&mut state, Chunk::end()).unwrap().steps.is_none());
+    }
+
+    #[test]
+    fn same_gives_stride_steps_per_step() {
+        let mut rng = Rng::new(2);
+        for (kernel, stride, causal) in
+            [(8, 4, true), (8, 4, false), (10, 5, true), (10, 5, false), (7, 3, false)]
+        {
+            let layer = ConvTranspose1d::same(&rng.tensor(&[2, 3, kernel]), None, stride, causal).unwrap();
+            let ys = layer.forward(&rng.tensor(&[1, 7, 2])).unwrap().unwrap();
+            assert_eq!(ys.dims(), [1, 7 * stride, 3], "kernel {kernel}, stride {stride}, causal {causal}");
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_bits() {
+        let mut rng = Rng::new(3);
+        let layer =
+            ConvTranspose1d::same(&rng.tensor(&[96, 48, 16]), Some(&rng.tensor(&[48])), 8, true).unwrap();
+        assert_threads_agree(&layer, &rng.tensor(&[2, 150, 96]));
+    }
+
+    #[test]
+    fn trains() {
+        let mut rng = Rng::new(4);
+        for (kernel, stride, left, right) in [(4, 2, 0, 2), (5, 2, 1, 2), (3, 3, 1, 0), (4, 1, 0, 3)] {
+            let weights = [rng.tensor(&[3, 2, kernel]), rng.tensor(&[2])];
+            let xs = rng.tensor(&[2, 6, 3]);
+            assert_trains(&mut rng, xs, &weights, |weights| {
+                ConvTranspose1d::new(&weights[0], Some(&weights[1]), stride, left, right).unwrap()
+            });
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_do() {
+        let weight = Rng::new(5).tensor(&[2, 3, 4]);
+        let build =
+            |stride, left, right| ConvTranspose1d::new(&weight, None, stride, left, right).unwrap_err();
+        assert!(matches!(build(5, 0, 0), Error::Unsupported { .. }));
+        assert!(matches!(build(0, 0, 0), Error::Unsupported { .. }));
+        assert!(matches!(build(2, 0, 3), Error::Config { field: "trim", .. }));
+        assert!(matches!(build(2, 3, 1), Error::Config { field: "trim", .. }));
     }
 }

@@ -32,6 +32,8 @@ mod norm;
 mod residual;
 mod sequence;
 mod steps;
+#[cfg(test)]
+mod testing;
 
 pub use activation::Activation;
 pub use codec_kernels::Unary;
@@ -72,10 +74,16 @@ impl Chunk {
         Self { steps: None, end: true }
     }
 
-    /// The same chunk with zero steps said in one way, as `None`.
+    /// The same chunk with zero steps said in one way, as `None`: how every layer begins.
     fn normalized(self) -> Self {
         let steps = self.steps.filter(|steps| steps.elem_count() > 0);
         Self { steps, end: self.end }
+    }
+
+    /// What a layer without state does: `apply` to the steps, if there are any.
+    fn map_steps(self, apply: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<Self> {
+        let Self { steps, end } = self.normalized();
+        Ok(Self { steps: steps.map(apply).transpose()?, end })
     }
 }
 

@@ -36,8 +36,7 @@ impl Layer for LayerNorm {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        let apply = |xs: Tensor| ops::layer_norm(&xs, &self.gamma, self.beta.as_ref(), self.epsilon);
-        Ok(Chunk { steps: chunk.steps.map(apply).transpose()?, end: chunk.end })
+        chunk.map_steps(|xs| ops::layer_norm(&xs, &self.gamma, self.beta.as_ref(), self.epsilon))
     }
 }
 
@@ -82,12 +81,88 @@ impl Layer for GroupNorm {
     }
 
     fn step(&self, collected: &mut Vec<Tensor>, chunk: Chunk) -> Result<Chunk> {
-        collected.extend(chunk.steps);
-        if !chunk.end {
+        let Chunk { steps, end } = chunk.normalized();
+        collected.extend(steps);
+        if !end {
             return Ok(Chunk { steps: None, end: false });
         }
-        let segment = join(&std::mem::take(collected))?;
-        let apply = |xs: Tensor| ops::group_norm(&xs, self.n_groups, &self.gamma, &self.beta, self.epsilon);
-        Ok(Chunk { steps: segment.map(apply).transpose()?, end: true })
+        let segment = Chunk { steps: join(&std::mem::take(collected))?, end: true };
+        segment.map_steps(|xs| ops::group_norm(&xs, self.n_groups, &self.gamma, &self.beta, self.epsilon))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_streams, assert_threads_agree, assert_trains};
+    use super::*;
+    use crate::ops::testing::{Rng, assert_close, values};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        #[test]
+        fn stream(n_groups in 1usize..4, width in 1usize..5, n_steps in 1usize..20, seed in any::<u64>()) {
+            let mut rng = Rng::new(seed);
+            let channels = n_groups * width;
+            let (gamma, beta) = (rng.tensor(&[channels]), rng.tensor(&[channels]));
+            let xs = rng.tensor(&[3, n_steps, channels]);
+            assert_streams(&LayerNorm::new(gamma.clone(), Some(beta.clone()), 1e-5).unwrap(), &xs, &mut rng);
+            assert_streams(&GroupNorm::new(n_groups, gamma, beta, 1e-5).unwrap(), &xs, &mut rng);
+        }
+    }
+
+    #[test]
+    fn group_norm_matches_its_definition() {
+        let mut rng = Rng::new(1);
+        let (n_steps, channels, n_groups) = (9, 6, 2);
+        let xs = (rng.tensor(&[1, n_steps, channels]) + 0.5).unwrap();
+        let (gamma, beta) = (rng.tensor(&[channels]), rng.tensor(&[channels]));
+        let layer = GroupNorm::new(n_groups, gamma.clone(), beta.clone(), 1e-5).unwrap();
+        let (x, g, b) = (values(&xs), values(&gamma), values(&beta));
+        let want: Vec<f64> = (0..n_steps * channels)
+            .map(|i| {
+                let (channel, width) = (i % channels, channels / n_groups);
+                let in_group = |j: &usize| j % channels / width == channel / width;
+                let group: Vec<f64> = (0..x.len()).filter(in_group).map(|j| x[j]).collect();
+                let mean = group.iter().sum::<f64>() / group.len() as f64;
+                let variance = group.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / group.len() as f64;
+                (x[i] - mean) / (variance + 1e-5).sqrt() * g[channel] + b[channel]
+            })
+            .collect();
+        assert_close("group norm", &values(&layer.forward(&xs).unwrap().unwrap()), &want, 1e-5);
+    }
+
+    #[test]
+    fn threads_do_not_change_bits() {
+        let mut rng = Rng::new(2);
+        let (gamma, beta, xs) = (rng.tensor(&[64]), rng.tensor(&[64]), rng.tensor(&[2, 4000, 64]));
+        assert_threads_agree(&LayerNorm::new(gamma.clone(), None, 1e-5).unwrap(), &xs);
+        assert_threads_agree(&GroupNorm::new(1, gamma, beta, 1e-5).unwrap(), &xs);
+    }
+
+    #[test]
+    fn train() {
+        let mut rng = Rng::new(3);
+        let weights = [rng.tensor(&[4]), rng.tensor(&[4])];
+        // Spread channels, so that no variance is small and the difference quotient is good.
+        let xs = (rng.tensor(&[2, 5, 4]) * 2.0).unwrap();
+        let xs = xs.broadcast_add(&Tensor::new(&[-3f32, -1.0, 1.0, 3.0], xs.device()).unwrap()).unwrap();
+        assert_trains(&mut rng, xs.clone(), &weights, |w| {
+            LayerNorm::new(w[0].clone(), Some(w[1].clone()), 1e-5).unwrap()
+        });
+        assert_trains(&mut rng, xs, &weights, |w| {
+            GroupNorm::new(2, w[0].clone(), w[1].clone(), 1e-5).unwrap()
+        });
+    }
+
+    #[test]
+    fn refuse_weights_that_do_not_fit() {
+        let mut rng = Rng::new(4);
+        let (four, three) = (rng.tensor(&[4]), rng.tensor(&[3]));
+        assert!(matches!(LayerNorm::new(four.clone(), Some(three.clone()), 0.0), Err(Error::Shape { .. })));
+        assert!(matches!(GroupNorm::new(1, four.clone(), three, 0.0), Err(Error::Shape { .. })));
+        assert!(matches!(GroupNorm::new(3, four.clone(), four.clone(), 0.0), Err(Error::Config { .. })));
+        assert!(matches!(GroupNorm::new(0, four.clone(), four, 0.0), Err(Error::Config { .. })));
     }
 }

@@ -88,6 +88,67 @@ impl Layer for Identity {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        Ok(chunk)
+        Ok(chunk.normalized())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_streams, assert_trains};
+    use super::*;
+    use crate::layers::{Activation, Conv1d, ConvSpec, Fill, Padding, Trim};
+    use crate::ops::testing::{Rng, values};
+    use candle_core::Tensor;
+    use proptest::prelude::*;
+
+    fn conv(weight: &Tensor, causal: bool, fill: Fill) -> Conv1d {
+        let padding = Padding::same(weight.dim(2).unwrap(), 1, 1, causal, fill);
+        Conv1d::new(weight, None, ConvSpec { padding, ..ConvSpec::default() }).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(120))]
+
+        #[test]
+        fn streams(
+            kernels in (1usize..7, 1usize..7),
+            causal in any::<(bool, bool)>(),
+            n_steps in 1usize..25,
+            seed in any::<u64>(),
+        ) {
+            let mut rng = Rng::new(seed);
+            let xs = rng.tensor(&[3, n_steps, 2]);
+            let first = conv(&rng.tensor(&[2, 2, kernels.0]), causal.0, Fill::Reflect);
+            let second = conv(&rng.tensor(&[2, 2, kernels.1]), causal.1, Fill::Zero);
+            // Either branch may be the one that lags.
+            let whole = first.forward(&xs).unwrap().unwrap() + second.forward(&xs).unwrap().unwrap();
+            let block = Residual::with_shortcut(first, second);
+            prop_assert_eq!(values(&block.forward(&xs).unwrap().unwrap()), values(&whole.unwrap()));
+            assert_streams(&block, &xs, &mut rng);
+
+            let inner = (Activation::elu(1.0), block.inner, Activation::elu(1.0));
+            let block = Residual::new(inner);
+            let whole = block.inner.forward(&xs).unwrap().unwrap() + &xs;
+            prop_assert_eq!(values(&block.forward(&xs).unwrap().unwrap()), values(&whole.unwrap()));
+            assert_streams(&block, &xs, &mut rng);
+        }
+    }
+
+    #[test]
+    fn trains() {
+        let mut rng = Rng::new(1);
+        let (xs, weights) = (rng.tensor(&[2, 9, 2]), [rng.tensor(&[2, 2, 3]), rng.tensor(&[2, 2, 1])]);
+        assert_trains(&mut rng, xs, &weights, |weights| {
+            let inner =
+                (Activation::Unary(crate::layers::Unary::Tanh), conv(&weights[0], false, Fill::Reflect));
+            Residual::with_shortcut(inner, conv(&weights[1], true, Fill::Zero))
+        });
+    }
+
+    #[test]
+    fn branches_of_different_lengths_are_an_error() {
+        let block = Residual::new(Trim { left: 1, right: 0 });
+        let error = block.forward(&Rng::new(2).tensor(&[1, 5, 1])).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
     }
 }

@@ -77,7 +77,8 @@ impl<L: Layer> Layer for Vec<L> {
         self.iter().map(Layer::init).collect()
     }
 
-    fn step(&self, states: &mut Self::State, mut chunk: Chunk) -> Result<Chunk> {
+    fn step(&self, states: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
+        let mut chunk = chunk.normalized();
         if states.len() != self.len() {
             return Err(Error::ForeignState { expected: std::any::type_name::<Self::State>() });
         }
@@ -111,7 +112,7 @@ impl<L: Layer> Layer for Option<L> {
     fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
         match (self, state) {
             (Some(layer), Some(state)) => layer.step(state, chunk),
-            (None, None) => Ok(chunk),
+            (None, None) => Ok(chunk.normalized()),
             _ => Err(Error::ForeignState { expected: std::any::type_name::<Self::State>() }),
         }
     }
@@ -139,3 +140,69 @@ impl_layer_for_tuple!(A 0, B 1, C 2);
 impl_layer_for_tuple!(A 0, B 1, C 2, D 3);
 impl_layer_for_tuple!(A 0, B 1, C 2, D 3, E 4);
 impl_layer_for_tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_streams, assert_trains};
+    use super::*;
+    use crate::layers::{Activation, Conv1d, ConvSpec, ConvTranspose1d, Fill, Padding, Residual, Trim};
+    use crate::ops::testing::{Rng, bits};
+    use candle_core::Tensor;
+
+    fn conv(weight: &Tensor, stride: usize) -> Conv1d {
+        let padding = Padding::same(weight.dim(2).unwrap(), stride, 1, true, Fill::Reflect);
+        Conv1d::new(weight, None, ConvSpec { stride, padding, ..ConvSpec::default() }).unwrap()
+    }
+
+    /// Down by two, a residual block, up by two: every kind of lag at once.
+    fn weights(rng: &mut Rng) -> Vec<Tensor> {
+        vec![rng.tensor(&[3, 1, 4]), rng.tensor(&[3, 3, 3]), rng.tensor(&[3, 2, 4])]
+    }
+
+    fn boxed(weights: &[Tensor]) -> Vec<DynLayer> {
+        vec![
+            DynLayer::new(conv(&weights[0], 2)),
+            DynLayer::new(Residual::new(vec![
+                DynLayer::new(Activation::elu(1.0)),
+                DynLayer::new(conv(&weights[1], 1)),
+            ])),
+            DynLayer::new(ConvTranspose1d::same(&weights[2], None, 2, true).unwrap()),
+        ]
+    }
+
+    #[test]
+    fn a_boxed_network_gives_the_bits_of_a_typed_one() {
+        let mut rng = Rng::new(1);
+        for n_steps in 1..40 {
+            let weights = weights(&mut rng);
+            let typed = (
+                conv(&weights[0], 2),
+                Some(Residual::new((Activation::elu(1.0), conv(&weights[1], 1)))),
+                Box::new(ConvTranspose1d::same(&weights[2], None, 2, true).unwrap()),
+            );
+            let xs = rng.tensor(&[3, n_steps, 1]);
+            let want = typed.forward(&xs).unwrap().unwrap();
+            let got = boxed(&weights).forward(&xs).unwrap().unwrap();
+            assert_eq!(got.dims(), [3, n_steps.next_multiple_of(2), 2]);
+            assert_eq!(bits(&got), bits(&want));
+            assert_streams(&typed, &xs, &mut rng);
+            assert_streams(&boxed(&weights), &xs, &mut rng);
+        }
+    }
+
+    #[test]
+    fn a_network_trains() {
+        let mut rng = Rng::new(2);
+        let (weights, xs) = (weights(&mut rng), rng.tensor(&[2, 9, 1]));
+        assert_trains(&mut rng, xs, &weights, boxed);
+    }
+
+    #[test]
+    fn the_state_of_another_layer_is_an_error() {
+        let [one, other] = [DynLayer::new(Trim { left: 0, right: 0 }), DynLayer::new(Activation::elu(1.0))];
+        let error = one.step(&mut other.init(), Chunk::end()).unwrap_err();
+        assert!(matches!(error, Error::ForeignState { .. }), "{error}");
+        let error = vec![one].step(&mut Vec::new(), Chunk::end()).unwrap_err();
+        assert!(matches!(error, Error::ForeignState { .. }), "{error}");
+    }
+}

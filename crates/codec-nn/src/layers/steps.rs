@@ -28,6 +28,7 @@ impl Layer for Trim {
     }
 
     fn step(&self, state: &mut TrimState, chunk: Chunk) -> Result<Chunk> {
+        let chunk = chunk.normalized();
         if let Some(steps) = chunk.steps {
             state.queue.push(steps)?;
         }
@@ -134,4 +135,41 @@ pub(super) fn tail(pieces: &[Tensor], n: usize) -> Result<Option<Tensor>> {
 pub(super) fn zeros(like: &Tensor, n: usize) -> Result<Tensor> {
     let (batch, _, channels) = like.dims3()?;
     Ok(Tensor::zeros((batch, n, channels), like.dtype(), like.device())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::assert_streams;
+    use super::*;
+    use crate::ops::testing::{Rng, values};
+
+    #[test]
+    fn trim_drops_both_ends_and_streams() {
+        let mut rng = Rng::new(1);
+        for n_steps in 1..20 {
+            let xs = rng.tensor(&[3, n_steps, 2]);
+            for (left, right) in [(0, 0), (3, 0), (0, 3), (2, 5)] {
+                let layer = Trim { left, right };
+                assert_streams(&layer, &xs, &mut rng);
+                let got = layer.forward(&xs).unwrap();
+                assert_eq!(got.is_some(), n_steps > left + right);
+                if let Some(ys) = got {
+                    let want = xs.narrow(1, left, n_steps - left - right).unwrap();
+                    assert_eq!(values(&ys), values(&want));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_does_not_hold_the_memory_of_a_chunk() {
+        let mut queue = Queue::default();
+        queue.push(Rng::new(2).tensor(&[1, 1000, 1])).unwrap();
+        queue.take(998).unwrap();
+        let kept = queue.take(2).unwrap().unwrap();
+        let (storage, _) = kept.storage_and_layout();
+        assert!(
+            matches!(&*storage, candle_core::Storage::Cpu(data) if data.as_slice::<f32>().unwrap().len() == 2)
+        );
+    }
 }

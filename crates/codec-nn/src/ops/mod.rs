@@ -12,6 +12,10 @@ mod elementwise;
 mod filter;
 mod lstm;
 mod norm;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use conv::Geometry;
 pub(crate) use elementwise::{snake, unary};
