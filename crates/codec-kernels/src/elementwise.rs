@@ -1,8 +1,9 @@
 //! Activations, from our own polynomials in fused multiply-adds.
 //!
 //! Where f32 alone would miss 2 ulp, a result is carried as an unevaluated sum of two f32 or in f64 lanes.
-//! The bounds in the docs are tested: they are the largest errors found in a sweep over all floats against f64,
-//! rounded up; for subnormal results an ulp is the smallest float. A NaN gives a NaN; which bits it has is not promised.
+//! The bounds in the docs are the largest errors found against f64, rounded up, and a test sweeps the floats for
+//! them; for subnormal results an ulp is the smallest float. A NaN gives a NaN; which bits it has is not
+//! promised.
 
 use self::functions::{
     Elu, Exp, Function, Gelu, GeluTanh, LeakyRelu, Relu, Sigmoid, Silu, Sin, Tanh, snake_lanes,

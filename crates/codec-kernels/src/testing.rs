@@ -59,3 +59,17 @@ pub(crate) fn ulps(got: f32, want: f64) -> f64 {
     let distance = (f64::from(got) - want).abs() / unit;
     if distance.is_nan() { f64::INFINITY } else { distance }
 }
+
+/// Rows enough to be split over threads where `long`.
+pub(crate) fn n_rows(long: bool, cols: usize) -> usize {
+    if long { 3 * crate::pool::GRAIN / cols + 1 } else { 5 }
+}
+
+/// Fails with the worst position where the two are further apart than `bound`.
+pub(crate) fn assert_close(got: &[f32], want: &[f64], bound: f64) {
+    assert_eq!(got.len(), want.len());
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let off = (f64::from(got) - want).abs();
+        assert!(off <= bound, "element {i}: {got} against {want}, off by {off}, bound {bound}");
+    }
+}
