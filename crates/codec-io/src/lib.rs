@@ -26,9 +26,11 @@
 
 pub mod atomic;
 pub mod audio;
+pub mod card;
 mod error;
 pub mod mix;
 pub mod resample;
+pub mod tokens;
 
 pub use audio::{AudioReader, WavFormat, WavSummary, WavWriter};
 pub use error::{Error, Result};

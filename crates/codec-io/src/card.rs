@@ -1,0 +1,335 @@
+//! Model cards: what a published codec is, where its weights come from, and under which licence.
+//!
+//! The cards of the folder `models` are part of the library.
+//!
+//! ```
+//! use codec_io::card;
+//! let lyra = card::find("Lyra").ok_or("no such card")?;
+//! assert_eq!(lyra.name, "lyra-v2");
+//! assert_eq!(lyra.licence.weights.as_deref(), Some("Apache-2.0"));
+//! assert_eq!(card::suggest("encodec_24kz"), Some("encodec_24khz"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use crate::tokens::WeightsHash;
+use codec_core::{CodeLayout, CodebookSpec, Ratio};
+use serde::{Deserialize, Deserializer};
+use std::sync::LazyLock;
+
+/// Names that differ from a known one by more than this share of their length are no misspelling.
+const MAX_TYPOS_SHARE: usize = 3;
+
+/// Why a card was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CardError {
+    /// The text is no card: broken TOML, or fields that are missing, unknown or of another type.
+    #[error("model card: {0}")]
+    Toml(#[from] Box<toml::de::Error>),
+    /// A field has a value that no codec has.
+    #[error("model card {card}: {field} is not valid")]
+    Field {
+        /// The card's name.
+        card: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// The codebooks make no layout.
+    #[error("model card {card}: {source}")]
+    Layout {
+        /// The card's name.
+        card: String,
+        /// What is wrong with them.
+        source: codec_core::Error,
+    },
+}
+
+/// What is known about a published codec.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelCard {
+    /// The name, which token files carry.
+    pub name: String,
+    /// Other names for it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// The codec's family.
+    pub family: String,
+    /// One sentence: what it is for.
+    pub description: String,
+    /// What a user has to know beyond that.
+    pub notes: Option<String>,
+    /// Where the weights were published.
+    pub source: CardSource,
+    /// The files that make the model.
+    pub files: Vec<CardFile>,
+    /// Samples per second of the audio that it codes.
+    pub sample_rate: u32,
+    /// Channels of that audio.
+    pub channels: u16,
+    /// Samples per frame.
+    pub hop_length: u32,
+    /// Codebooks, coarse to fine.
+    pub codebooks: Vec<CardCodebooks>,
+    /// The bitrates that its authors published, in bit/s.
+    pub bitrates: Vec<u64>,
+    /// The licences.
+    pub licence: CardLicence,
+    /// The publication to cite.
+    pub citation: Option<String>,
+}
+
+/// Where a model was published.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardSource {
+    /// Page of the repository.
+    pub url: String,
+    /// Tag or commit.
+    pub revision: Option<String>,
+    /// Folder of the files in the repository.
+    pub folder: Option<String>,
+}
+
+/// One file of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardFile {
+    /// Name of the file.
+    pub name: String,
+    /// Its SHA-256, where we have seen the file.
+    #[serde(default, deserialize_with = "hash")]
+    pub sha256: Option<WeightsHash>,
+    /// Its length in bytes, where we have seen it.
+    pub size: Option<u64>,
+}
+
+/// Several codebooks of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardCodebooks {
+    /// How many.
+    pub count: usize,
+    /// Entries of each.
+    pub size: u32,
+    /// Frames per code.
+    #[serde(default = "one")]
+    pub stride: u32,
+}
+
+/// Licences of a model, as its publishers state them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardLicence {
+    /// SPDX name of the licence of the published code.
+    pub code: String,
+    /// SPDX name of the licence of the weights; `None` when none is stated.
+    pub weights: Option<String>,
+    /// Whether the weights may be used only without commercial advantage; `None` when that is
+    /// not known.
+    pub non_commercial: Option<bool>,
+    /// What there is to say about it.
+    pub notes: Option<String>,
+}
+
+impl ModelCard {
+    /// Reads a card.
+    ///
+    /// # Errors
+    /// [`CardError`] says which field is wrong.
+    pub fn parse(text: &str) -> Result<Self, CardError> {
+        let card: Self = toml::from_str(text).map_err(Box::new)?;
+        let faults = [
+            ("name", card.name.is_empty()),
+            ("family", card.family.is_empty()),
+            ("files", card.files.is_empty() || card.files.iter().any(|file| !is_file_name(&file.name))),
+            ("sample_rate", card.sample_rate == 0),
+            ("channels", card.channels == 0),
+            ("hop_length", card.hop_length == 0),
+        ];
+        if let Some((field, _)) = faults.into_iter().find(|(_, is_wrong)| *is_wrong) {
+            return Err(CardError::Field { card: card.name, field });
+        }
+        if let Err(source) = card.layout() {
+            return Err(CardError::Layout { card: card.name, source });
+        }
+        Ok(card)
+    }
+
+    /// The codebooks as a layout.
+    ///
+    /// # Errors
+    /// As [`CodeLayout::new`]; never for a card that was parsed.
+    pub fn layout(&self) -> codec_core::Result<CodeLayout> {
+        let expand = |group: &CardCodebooks| {
+            let codebook = CodebookSpec { size: group.size, stride: group.stride };
+            // One more than a layout may have is enough to be refused.
+            std::iter::repeat_n(codebook, group.count.min(codec_core::codes::MAX_CODEBOOKS + 1))
+        };
+        CodeLayout::new(self.codebooks.iter().flat_map(expand).collect())
+    }
+
+    /// Frames per second.
+    pub fn frame_rate(&self) -> Option<Ratio> {
+        Ratio::new(self.sample_rate.into(), self.hop_length.into())
+    }
+
+    /// Bytes of all files, where all lengths are known.
+    pub fn size(&self) -> Option<u64> {
+        self.files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.size?))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)
+    }
+}
+
+/// All cards of the library.
+pub fn cards() -> &'static [ModelCard] {
+    static CARDS: LazyLock<Vec<ModelCard>> = LazyLock::new(|| {
+        // A test parses each of them, so none is left out.
+        TEXTS.iter().filter_map(|text| ModelCard::parse(text).ok()).collect()
+    });
+    &CARDS
+}
+
+/// The card of that name or alias, whatever its case.
+pub fn find(name: &str) -> Option<&'static ModelCard> {
+    cards().iter().find(|card| card.names().any(|known| known.eq_ignore_ascii_case(name)))
+}
+
+/// The known name that is closest to a misspelt one, if any is close.
+pub fn suggest(name: &str) -> Option<&'static str> {
+    // Longer inputs are no names; the distance takes time with the square of the length.
+    let name: String = name.chars().take(100).flat_map(char::to_lowercase).collect();
+    let names = cards().iter().flat_map(ModelCard::names);
+    let closest = names.map(|known| (edit_distance(&name, known), known)).min()?;
+    (closest.0 <= name.chars().count() / MAX_TYPOS_SHARE).then_some(closest.1)
+}
+
+const TEXTS: [&str; 5] = [
+    include_str!("../../../models/lyra-v2.toml"),
+    include_str!("../../../models/encodec_24khz.toml"),
+    include_str!("../../../models/encodec_48khz.toml"),
+    include_str!("../../../models/encodec_32khz.toml"),
+    include_str!("../../../models/encodec_16khz.toml"),
+];
+
+fn one() -> u32 {
+    1
+}
+
+fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WeightsHash>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// A card must not lead out of the folder that its files are looked for in.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\'])
+}
+
+/// Characters to insert, delete, replace or swap with their neighbour to make one text the other.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let [left, right] = [left, right].map(|text| text.chars().collect::<Vec<_>>());
+    // Entry [i][j] is the distance of the first i characters from the first j.
+    let mut table = vec![vec![0; right.len() + 1]; left.len() + 1];
+    for i in 0..=left.len() {
+        for j in 0..=right.len() {
+            table[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = table[i - 1][j - 1] + usize::from(left[i - 1] != right[j - 1]);
+                let best = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
+                let is_swap = i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
+                if is_swap { best.min(table[i - 2][j - 2] + 1) } else { best }
+            };
+        }
+    }
+    table[left.len()][right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec_core::{AudioSpec, CodecInfo};
+
+    #[test]
+    fn every_card_of_the_folder_is_embedded_and_valid() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models");
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let card = ModelCard::parse(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+                assert_eq!(path.file_stem().unwrap(), card.name.as_str(), "a card is named after its model");
+                assert_eq!(find(&card.name), Some(&card), "not embedded");
+                names.push(card.name);
+            }
+        }
+        assert_eq!(names.len(), cards().len());
+        let all: Vec<&str> = cards().iter().flat_map(ModelCard::names).collect();
+        let different: std::collections::HashSet<&&str> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "a name is used twice");
+    }
+
+    #[test]
+    fn published_bitrates_are_those_of_whole_codebooks() {
+        for card in cards() {
+            let info = CodecInfo {
+                model: card.name.clone(),
+                family: "",
+                audio: AudioSpec { sample_rate: card.sample_rate, channels: card.channels },
+                hop_length: card.hop_length,
+                lookahead: 0,
+                segment: None,
+                layout: card.layout().unwrap(),
+            };
+            for &bitrate in &card.bitrates {
+                let n_codebooks = info.n_codebooks_for_bitrate(bitrate);
+                assert_eq!(info.bitrate(n_codebooks).unwrap().to_f64(), bitrate as f64, "{}", card.name);
+            }
+            assert_eq!(
+                card.bitrates.last().map(|&b| info.n_codebooks_for_bitrate(b)),
+                Some(info.layout.n_codebooks()),
+                "{}: the highest bitrate uses all codebooks",
+                card.name
+            );
+        }
+    }
+
+    #[test]
+    fn misspelt_names_lead_to_known_ones() {
+        assert_eq!(suggest("lyra-v3"), Some("lyra-v2"));
+        assert_eq!(suggest("ENCODEC_42khz"), Some("encodec_24khz"));
+        assert_eq!(suggest("musicegn"), Some("musicgen"));
+        assert_eq!(suggest("opus"), None);
+        assert_eq!(suggest(""), None);
+        assert_eq!(find("opus"), None);
+        let swapped = [("", ""), ("ab", "ba"), ("kitten", "sitting"), ("abc", "")];
+        assert_eq!(swapped.map(|(l, r)| edit_distance(l, r)), [0, 1, 3, 3]);
+    }
+
+    #[test]
+    fn cards_with_a_mistake_are_refused_by_field() {
+        let good = TEXTS[0];
+        let refused = |from: &str, to: &str| {
+            assert!(good.contains(from), "{from}");
+            ModelCard::parse(&good.replacen(from, to, 1)).unwrap_err().to_string()
+        };
+        let cases = [
+            ("family = ", "famly = ", "famly"),
+            ("sample_rate = 16000", "sample_rate = 0", "sample_rate is not valid"),
+            ("sample_rate = 16000", "sample_rate = -1", "sample_rate"),
+            ("\"quantizer.tflite\"", "\"../quantizer.tflite\"", "files is not valid"),
+            ("\"841ee05989", "\"841ee0598", "64 hexadecimal digits"),
+            ("count = 46", "count = 9999", "codebooks"),
+            ("[licence]", "[license]", "license"),
+        ];
+        for (from, to, expected) in cases {
+            let message = refused(from, to);
+            assert!(message.contains(expected), "{to}: {message}");
+        }
+    }
+}
