@@ -47,9 +47,9 @@ impl Vq {
     /// `codebook`: `[codebook_size, codebook_dim]`.
     ///
     /// # Errors
-    /// [`Error::Range`] when `codebook_dim` is zero or the number of entries is not in
-    /// 1..=[`MAX_CODEBOOK_SIZE`], [`Error::Shape`] when the last entry is not whole,
-    /// [`Error::NotFinite`] when a value is not finite.
+    /// [`crate::Error::Range`] when `codebook_dim` is zero or the number of entries is not in
+    /// 1..=[`MAX_CODEBOOK_SIZE`], [`crate::Error::Shape`] when the last entry is not whole,
+    /// [`crate::Error::NotFinite`] when a value is not finite.
     pub fn new(codebook: Vec<f32>, codebook_dim: usize, distance: Distance) -> Result<Self> {
         let entries = Latents::new(&codebook, codebook_dim)?;
         let layout = CodeLayout::new(vec![CodebookSpec { size: codebook_size(entries), stride: 1 }])?;
@@ -67,7 +67,7 @@ impl Vq {
     /// Looks up between two projections: `dim` to `codebook_dim` and back.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the projections do not lead to `codebook_dim`.
+    /// [`crate::Error::Shape`] when the projections do not lead to `codebook_dim`.
     pub fn with_projections(mut self, projections: Projections) -> Result<Self> {
         projections.check_inner(self.codebook_dim)?;
         self.projections = Some(projections);
