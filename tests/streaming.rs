@@ -1,1 +1,213 @@
-//! streaming
+//! A stream gives the bits that the whole clip gives, however it is cut, batched or threaded.
+
+use codec_core::{AudioBuffer, Codec, Codes, Error};
+use codec_tests::Result;
+use codec_tests::compare::{same_audio, same_codes};
+use codec_tests::vectors::{self, Vectors};
+use proptest::prelude::{Just, Strategy};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+/// Random cases per codec and number of threads.
+const CASES: u32 = 12;
+
+/// A codec with audio for it.
+struct Subject {
+    name: String,
+    codec: Box<dyn Codec>,
+    clip: AudioBuffer,
+}
+
+/// Every family's codecs that the tests can build.
+fn subjects() -> Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    for name in [vectors::names("encodec")?, vectors::names("soundstream")?].concat() {
+        let vectors = Vectors::open(&name)?;
+        if !vectors.has_model() {
+            println!("skipped: {name}, whose model is in the optional shared test data");
+            continue;
+        }
+        let codec = vectors.codec()?;
+        let clip = vectors.cases(codec.as_ref())?.pop().ok_or("no cases")?.audio;
+        subjects.push(Subject { name, codec, clip });
+    }
+    Ok(subjects)
+}
+
+/// Sizes of pieces, from mostly single steps to mostly large ones; they are repeated until the clip ends.
+fn cuts(largest: usize) -> impl Strategy<Value = Vec<usize>> {
+    let size = (0..=largest.ilog2()).prop_flat_map(|bits| 0..(2_usize << bits));
+    proptest::collection::vec(size, 1..8).prop_filter("must advance", |cuts| cuts.iter().sum::<usize>() > 0)
+}
+
+/// Cuts `0..n` into ranges of the sizes in `cuts`, over and over.
+fn ranges(n: usize, cuts: &[usize]) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut start = 0;
+    cuts.iter().cycle().map_while(move |cut| {
+        let range = start..n.min(start + cut);
+        start = range.end;
+        (range.start < n).then_some(range)
+    })
+}
+
+fn encode_stream(codec: &dyn Codec, clip: &AudioBuffer, n_codebooks: usize, cuts: &[usize]) -> Result<Codes> {
+    let mut encoder = codec.encoder(n_codebooks)?;
+    let mut codes = Codes::empty(codec.info().layout.truncated(n_codebooks)?);
+    for range in ranges(clip.n_samples(), cuts) {
+        codes.append(&encoder.push(&clip.slice(range))?)?;
+    }
+    codes.append(&encoder.finish()?)?;
+    Ok(codes)
+}
+
+fn decode_stream(codec: &dyn Codec, codes: &Codes, cuts: &[usize]) -> Result<AudioBuffer> {
+    let mut decoder = codec.decoder()?;
+    let mut audio = AudioBuffer::empty(codec.info().audio)?;
+    let block = codes.layout().block_frames() as usize;
+    for range in ranges(codes.n_frames().div_ceil(block), cuts) {
+        let frames = range.start * block..codes.n_frames().min(range.end * block);
+        audio.append(&decoder.push(&codes.slice(frames)?)?)?;
+    }
+    audio.append(&decoder.finish()?)?;
+    Ok(audio)
+}
+
+/// One random case: a stretch of the clip, a number of codebooks, and two ways to cut.
+fn check(subject: &Subject, n_samples: usize, n_codebooks: usize, cuts: [&[usize]; 2]) -> Result<()> {
+    let codec = subject.codec.as_ref();
+    let clip = subject.clip.slice(0..n_samples);
+    let codes = codec.encode(&clip, n_codebooks)?;
+    let audio = codec.decode(&codes)?;
+    same_codes(&encode_stream(codec, &clip, n_codebooks, cuts[0])?, &codes)?;
+    same_audio(&decode_stream(codec, &codes, cuts[1])?, &audio)
+}
+
+#[test]
+fn streams_give_the_bits_of_the_whole_clip() -> Result<()> {
+    for subject in subjects()? {
+        for n_threads in [1, 2] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build()?;
+            let n_samples = 0..=subject.clip.n_samples();
+            let n_codebooks = 1..=subject.codec.info().layout.n_codebooks();
+            let largest = subject.clip.n_samples();
+            let case = (n_samples, n_codebooks, cuts(largest), cuts(16));
+            let mut runner =
+                TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+            runner.run(&case, |(n_samples, n_codebooks, audio_cuts, code_cuts)| {
+                pool.install(|| check(&subject, n_samples, n_codebooks, [&audio_cuts, &code_cuts]))
+                    .map_err(|e| TestCaseError::fail(format!("{}, {n_threads} threads: {e}", subject.name)))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn single_samples_and_single_frames_give_the_bits_of_the_whole_clip() -> Result<()> {
+    for subject in subjects()? {
+        let n_codebooks = subject.codec.info().layout.n_codebooks();
+        let n_samples = subject.clip.n_samples().min(1_000);
+        check(&subject, n_samples, n_codebooks, [&[1], &[1]])
+            .map_err(|e| format!("{}: {e}", subject.name))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn batches_give_the_bits_of_single_clips() -> Result<()> {
+    let case = proptest::collection::vec((0..6_usize, 0..40_usize), 0..9);
+    for subject in subjects()? {
+        let codec = subject.codec.as_ref();
+        let n_codebooks = codec.info().layout.n_codebooks();
+        let case = (case.clone(), Just(n_codebooks)).prop_flat_map(|(clips, n)| (Just(clips), 1..=n));
+        let mut runner =
+            TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+        runner.run(&case, |(clips, n_codebooks)| {
+            // Few lengths, so that some clips share one, at many places of the audio.
+            let clip = |&(length, start): &(usize, usize)| {
+                let length = subject.clip.n_samples() * length / 12;
+                subject.clip.slice(start * 50..start * 50 + length)
+            };
+            let clips: Vec<AudioBuffer> = clips.iter().map(clip).collect();
+            let batched = || -> Result<()> {
+                let codes = codec.encode_batch(&clips, n_codebooks)?;
+                assert_eq!(codes.len(), clips.len());
+                for (clip, codes) in clips.iter().zip(&codes) {
+                    same_codes(codes, &codec.encode(clip, n_codebooks)?)?;
+                }
+                let audio = codec.decode_batch(&codes)?;
+                assert_eq!(audio.len(), clips.len());
+                codes
+                    .iter()
+                    .zip(&audio)
+                    .try_for_each(|(codes, audio)| same_audio(audio, &codec.decode(codes)?))
+            };
+            batched().map_err(|e| TestCaseError::fail(format!("{}: {e}", subject.name)))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_empty_clip_has_no_codes_and_no_codes_no_audio() -> Result<()> {
+    for Subject { name, codec, clip } in subjects()? {
+        let nothing = clip.slice(0..0);
+        let codes = codec.encode(&nothing, 1)?;
+        assert!(codes.is_empty(), "{name}");
+        assert!(codec.decode(&codes)?.is_empty(), "{name}");
+        let mut encoder = codec.encoder(1)?;
+        assert!(encoder.push(&nothing)?.is_empty(), "{name}");
+        assert!(encoder.finish()?.is_empty(), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_declared_lookahead_is_what_an_encoder_waits_for() -> Result<()> {
+    for Subject { name, codec, clip } in subjects()? {
+        let info = codec.info();
+        let (hop, lookahead) = (info.hop_length as usize, info.lookahead as usize);
+        let mut encoder = codec.encoder(1)?;
+        let (mut n_frames, mut latest) = (0, 0);
+        for i in 0..clip.n_samples() {
+            let new = encoder.push(&clip.slice(i..i + 1))?.n_frames();
+            // Where a clip starts, padding may mirror later samples.
+            if new > 0 && (info.segment.is_some() || 2 * i > clip.n_samples()) {
+                // Samples that had come beyond the end of the first frame given now.
+                latest = latest.max((i + 1).saturating_sub((n_frames + 1) * hop));
+                if info.segment.is_some() {
+                    break;
+                }
+            }
+            n_frames += new;
+        }
+        assert_eq!(latest, lookahead, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn foreign_audio_and_codes_are_refused_and_the_stream_goes_on() -> Result<()> {
+    for Subject { name, codec, clip } in subjects()? {
+        let info = codec.info();
+        let n_codebooks = info.layout.n_codebooks();
+        let mut spec = info.audio;
+        spec.sample_rate += 1;
+        let foreign = AudioBuffer::empty(spec)?;
+        let mut encoder = codec.encoder(n_codebooks)?;
+        assert!(matches!(encoder.push(&foreign), Err(Error::Mismatch { .. })), "{name}");
+        let mut codes = encoder.push(&clip)?;
+        codes.append(&encoder.finish()?)?;
+        same_codes(&codes, &codec.encode(&clip, n_codebooks)?)?;
+
+        let foreign = Codes::empty(codec_core::CodeLayout::uniform(1, 3)?);
+        let mut decoder = codec.decoder()?;
+        assert!(matches!(decoder.push(&foreign), Err(Error::Mismatch { .. })), "{name}");
+        let mut audio = decoder.push(&codes)?;
+        audio.append(&decoder.finish()?)?;
+        same_audio(&audio, &codec.decode(&codes)?)?;
+        for n in [0, n_codebooks + 1] {
+            assert!(matches!(codec.encoder(n), Err(Error::Range { .. })), "{name}: {n} codebooks");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Checkpoints: every container and spelling, strictness, identity, and hostile files.
+
+use candle_core::{DType, Device, Tensor};
+use codec_nn::weights::{Checkpoint, Weights};
+use codec_nn::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+const CPU: Device = Device::Cpu;
+
+fn vector(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors").join(name);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn safetensors(tensors: &[(&str, &Tensor)]) -> Vec<u8> {
+    safetensors::serialize(tensors.iter().copied(), None).unwrap()
+}
+
+fn floats(values: &[f32]) -> Tensor {
+    Tensor::new(values, &CPU).unwrap()
+}
+
+/// A folder that goes away with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str, files: &[(&str, &[u8])]) -> Self {
+        let path = std::env::temp_dir().join(format!("codec-nn-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        for (name, bytes) in files {
+            std::fs::write(path.join(name), bytes).unwrap();
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// The values that `tests/reference/torch_vectors.py` wrote.
+fn check_torch(weights: &Weights) -> Result<()> {
+    let weights = weights.pp("state_dict");
+    let at = |i: usize, j: usize, k: usize| (12 * i + 4 * j + k) as f32 / 8.0;
+    let plain = weights.get((2, 3, 4), "plain")?.to_vec3::<f32>()?;
+    let transposed = weights.get((4, 2, 3), "transposed")?.to_vec3::<f32>()?;
+    let part = weights.get((2, 2, 2), "part")?.to_vec3::<f32>()?;
+    for i in 0..2 {
+        for j in 0..3 {
+            for k in 0..4 {
+                assert_eq!(plain[i][j][k], at(i, j, k));
+                assert_eq!(transposed[k][i][j], at(i, j, k));
+                if j > 0 && k % 2 == 0 {
+                    assert_eq!(part[i][j - 1][k / 2], at(i, j, k));
+                }
+            }
+        }
+    }
+    assert_eq!(weights.values(&[2], "parameter")?, [1.5, -2.5]);
+    assert_eq!(weights.values(&[3], "half")?, [0.099_975_586, 1.192_092_9e-7, -65504.0]);
+    assert_eq!(weights.values(&[2], "bfloat")?, [0.100_097_656, 2.990_422_8e38]);
+    assert_eq!(weights.values(&[1], "double")?, [1.0 / 3.0]);
+    assert_eq!(weights.values(&[], "scalar")?, [0.25]);
+    assert_eq!(weights.values(&[0, 3], "empty")?, [] as [f32; 0]);
+    assert!(matches!(weights.values(&[], "count"), Err(Error::Unsupported { .. })));
+    weights.finish(&["count"])
+}
+
+#[test]
+fn both_torch_containers_hold_the_same_tensors() -> Result<()> {
+    for name in ["torch_zip.pth", "torch_legacy.pth"] {
+        check_torch(&Weights::from_bytes(vector(name), &CPU)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_file_is_its_bytes_say() -> Result<()> {
+    // A zip archive under the name of a safetensors file, in a folder as on the Hub.
+    let folder = Folder::new("names", &[("model.safetensors", &vector("torch_zip.pth"))]);
+    check_torch(&Weights::open(&folder.0, &CPU)?)?;
+    let folder =
+        Folder::new("odd", &[("anything.bin", &vector("torch_legacy.pth")), ("notes.txt", b"hello")]);
+    check_torch(&Weights::open(&folder.0, &CPU)?)
+}
+
+#[test]
+fn all_spellings_of_weight_norm_are_one_weight() -> Result<()> {
+    let v = Tensor::new(&[[[3.0_f32, 0.0], [0.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]], &CPU)?;
+    let g = Tensor::new(&[[[10.0_f32]], [[-1.0]]], &CPU)?;
+    let folded = Tensor::new(&[[[6.0_f32, 0.0], [0.0, 8.0]], [[-0.5, -0.5], [-0.5, -0.5]]], &CPU)?;
+    let spellings = [
+        safetensors(&[("conv.weight_g", &g), ("conv.weight_v", &v)]),
+        safetensors(&[
+            ("conv.parametrizations.weight.original0", &g),
+            ("conv.parametrizations.weight.original1", &v),
+        ]),
+        safetensors(&[("conv.weight", &folded)]),
+    ];
+    for bytes in spellings {
+        let weights = Weights::from_bytes(bytes, &CPU)?;
+        let weight = weights.pp("conv").conv_weight((2, 2, 2), "weight")?;
+        assert_eq!(weight.to_vec3::<f32>()?, folded.to_vec3::<f32>()?);
+        weights.finish(&[])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_row_of_zeros_cannot_be_normalized() -> Result<()> {
+    let g = Tensor::ones((2, 1, 1), DType::F32, &CPU)?;
+    let v = Tensor::new(&[[[1.0_f32]], [[0.0]]], &CPU)?;
+    let weights = Weights::from_bytes(safetensors(&[("weight_g", &g), ("weight_v", &v)]), &CPU)?;
+    let result = weights.conv_weight((2, 1, 1), "weight");
+    assert!(matches!(result, Err(Error::NotFinite { index: 1, .. })), "{result:?}");
+    Ok(())
+}
+
+#[test]
+fn missing_misshapen_infinite_and_unread_tensors_are_named() -> Result<()> {
+    let (a, b) = (floats(&[1.0, 2.0]), floats(&[f32::INFINITY]));
+    let bytes = safetensors(&[("x.a", &a), ("x.b", &b), ("y.c", &a), ("y.cluster_size", &a)]);
+    let weights = Weights::from_bytes(bytes, &CPU)?;
+    let message = |result: Result<Vec<f32>>| result.unwrap_err().to_string();
+    assert_eq!(message(weights.pp("x").values(&[2], "z")), "the checkpoint lacks x.z");
+    assert_eq!(message(weights.pp("x").values(&[3], "a")), "x.a: expected shape [3], got [2]");
+    assert_eq!(message(weights.pp("x").values(&[1], "b")), "x.b: value 0 is not finite");
+    weights.values(&[2], "x.a")?;
+    let Err(Error::UnreadTensors { names }) = weights.finish(&["cluster_size"]) else {
+        panic!("two tensors were not read");
+    };
+    assert_eq!(names, ["x.b", "y.c"]);
+    weights.pp("x").values(&[2], "a")?;
+    assert!(weights.pp("y").finish(&["cluster_size", "c"]).is_ok());
+    Ok(())
+}
+
+#[test]
+fn two_tensors_cannot_get_one_name() -> Result<()> {
+    let a = floats(&[1.0]);
+    let weights = Weights::from_bytes(safetensors(&[("a", &a), ("b", &a)]), &CPU)?;
+    assert!(weights.renamed(|name| name.replace('a', "c"))?.contains("c"));
+    assert!(matches!(weights.renamed(|_| "c".into()), Err(Error::Config { .. })));
+    Ok(())
+}
+
+#[test]
+fn shards_are_one_checkpoint_with_one_identity() -> Result<()> {
+    let (a, b) = (floats(&[1.0]), floats(&[2.0]));
+    let (first, second) = (safetensors(&[("a", &a)]), safetensors(&[("b", &b)]));
+    let index = br#"{"metadata": {}, "weight_map": {"b": "z.safetensors", "a": "y.safetensors"}}"#;
+    let folder = Folder::new(
+        "shards",
+        &[
+            ("model.safetensors.index.json", index),
+            ("y.safetensors", &first),
+            ("z.safetensors", &second),
+            ("config.json", br#"{"model_type": "none"}"#),
+        ],
+    );
+    let checkpoint = Checkpoint::open(&folder.0, &CPU)?;
+    let weights = checkpoint.weights().expect("tensors");
+    assert_eq!([weights.values(&[1], "a")?, weights.values(&[1], "b")?].concat(), [1.0, 2.0]);
+    assert_eq!(checkpoint.config(), Some(r#"{"model_type": "none"}"#));
+
+    let hex = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let list = format!("{}  y.safetensors\n{}  z.safetensors\n", hex(&first), hex(&second));
+    assert_eq!(checkpoint.sha256(), <[u8; 32]>::from(Sha256::digest(list)));
+    let single = Checkpoint::open(&folder.0.join("y.safetensors"), &CPU)?;
+    assert_eq!(single.sha256(), <[u8; 32]>::from(Sha256::digest(&first)));
+    Ok(())
+}
+
+#[test]
+fn an_index_cannot_lead_out_of_its_folder() {
+    for target in ["../secret", "/etc/passwd", "a/b", "..", ""] {
+        let index = format!(r#"{{"weight_map": {{"a": "{target}"}}}}"#);
+        let folder = Folder::new("escape", &[("model.safetensors.index.json", index.as_bytes())]);
+        let result = Weights::open(&folder.0, &CPU);
+        assert!(matches!(result, Err(Error::Config { field: "weight_map", .. })), "{target}: {result:?}");
+    }
+}
+
+#[test]
+fn what_is_no_codec_is_said() {
+    let a = floats(&[1.0]);
+    let folder = Folder::new(
+        "unknown",
+        &[("model.safetensors", &safetensors(&[("a", &a)])), ("config.json", br#"{"model_type": "bert"}"#)],
+    );
+    let message = |path: &Path| codec_nn::load(path, &CPU).unwrap_err().to_string();
+    assert!(message(&folder.0).ends_with("not a known codec: weights of model type `bert`"));
+    let folder = Folder::new("empty", &[("notes.txt", b"hello")]);
+    assert!(message(&folder.0).contains("a directory of 1 files, none of them weights"));
+    let folder = Folder::new("text", &[("model.safetensors", b"hello")]);
+    assert!(message(&folder.0).contains("neither safetensors nor a file of torch.save"));
+    assert!(matches!(codec_nn::load(&folder.0.join("absent"), &CPU), Err(Error::Io { .. })));
+}
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
+    }
+}
+
+/// A damaged file is read or refused; nothing panics and nothing is allocated that the file has no
+/// bytes for.
+#[test]
+fn damaged_files_are_refused_or_read() {
+    let small = safetensors(&[("a", &floats(&[1.0, 2.0])), ("b", &floats(&[3.0]))]);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut n_refused = 0;
+    for original in [vector("torch_zip.pth"), vector("torch_legacy.pth"), small] {
+        for _ in 0..12_000 {
+            let mut bytes = original.clone();
+            for _ in 0..1 + random.below(3) {
+                let at = random.below(bytes.len());
+                match random.below(4) {
+                    0 => bytes[at] = random.below(256) as u8,
+                    1 => bytes[at] ^= 1 << random.below(8),
+                    2 => bytes.truncate(at.max(1)),
+                    _ => drop(bytes.splice(at..at, vec![random.below(256) as u8; 1 + random.below(4)])),
+                }
+            }
+            let Ok(weights) = Weights::from_bytes(bytes, &CPU) else {
+                n_refused += 1;
+                continue;
+            };
+            for name in weights.names().map(str::to_owned).collect::<Vec<_>>() {
+                let shape = weights.shape(&name).unwrap_or_default().to_vec();
+                drop(weights.values(&shape, &name));
+            }
+        }
+    }
+    assert!(n_refused > 10_000, "only {n_refused} of 36000 refused");
+}
