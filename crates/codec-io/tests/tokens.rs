@@ -138,7 +138,7 @@ fn a_file_cut_off_at_any_byte_gives_every_whole_packet() {
             let error = TokenReader::new(cut).unwrap_err();
             assert!(
                 matches!(error, TokenError::HeaderTruncated { offset } if offset == n_bytes as u64)
-                    || n_bytes == 0 && matches!(error, TokenError::NotTokens { .. }),
+                    || n_bytes == 0 && matches!(error, TokenError::Empty),
                 "cut at {n_bytes}: {error}"
             );
             continue;
@@ -400,7 +400,7 @@ fn other_files_and_text_mode_are_told_apart() {
         let error = TokenReader::new(damaged.as_slice()).unwrap_err();
         assert!(matches!(error, TokenError::TextMode { .. }), "{error}");
     }
-    for other in [&b"RIFF\x24\0\0\0WAVE"[..], b"ECDC\0", b"", b"\x93NUMPY\x01\0"] {
+    for other in [&b"RIFF\x24\0\0\0WAVE"[..], b"ECDC\0", b"\x93NUMPY\x01\0"] {
         let error = TokenReader::new(other).unwrap_err();
         assert!(matches!(error, TokenError::NotTokens { .. }), "{error}");
     }
@@ -462,4 +462,59 @@ fn packets_last_a_second_or_more_and_the_overhead_is_small() {
         let nominal = info.bitrate(n_codebooks).unwrap().to_f64();
         assert!(true_bitrate > nominal && true_bitrate < nominal * (1.0 + max_overhead), "{true_bitrate}");
     }
+}
+
+#[test]
+fn an_index_that_leads_nowhere_costs_no_code() {
+    let (bytes, codes) = sample();
+    let offsets = offsets(&bytes);
+    let index = offsets[offsets.len() - 1] + 40;
+    let mut swapped = bytes.clone();
+    swapped[index..index + 16].rotate_left(8);
+    let crc = crc32c::crc32c(&swapped[index..bytes.len() - 20]);
+    swapped[bytes.len() - 20..bytes.len() - 16].copy_from_slice(&crc.to_le_bytes());
+    let trailing = [&bytes[..], b"\n"].concat();
+    let twice = [&bytes[..], &bytes[..]].concat();
+    let cases =
+        [(swapped, IndexFault::Offsets), (trailing, IndexFault::Trailing), (twice, IndexFault::Trailing)];
+    for (damaged, expected) in cases {
+        let (packets, faults) = read_through(&damaged);
+        assert_eq!(packets.len(), 9);
+        let [TokenError::Index { fault, .. }] = &faults[..] else { panic!("{expected:?}: {faults:?}") };
+        assert_eq!(fault, &expected);
+        // Wherever the index leads, the packet that comes is the one that was sought, or it is an error.
+        let mut reader = TokenReader::open(Cursor::new(&damaged)).unwrap();
+        for first in (0..codes.n_frames()).step_by(16) {
+            reader.seek_frame(first as u64).unwrap();
+            match reader.next_packet() {
+                Ok(Some(packet)) => {
+                    assert_eq!(packet, codes.slice(first..first + packet.n_frames()).unwrap());
+                }
+                Err(TokenError::Damaged(damage)) => assert_eq!(damage.first_frame, first as u64),
+                other => panic!("frame {first}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn totals_that_contradict_the_header_or_the_frames_are_reported() {
+    let (bytes, _) = sample();
+    let end = offsets(&bytes)[9];
+    let forge = |n_samples: u64| {
+        let mut bytes = bytes.clone();
+        bytes[end + 20..end + 28].copy_from_slice(&n_samples.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[end..end + 36]);
+        bytes[end + 36..end + 40].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    };
+    for (n_samples, expected) in [(44_000, 44_795), (44_801, 44_800)] {
+        let (packets, faults) = read_through(&forge(n_samples));
+        assert_eq!(packets.len(), 9);
+        let [TokenError::Totals { expected: found, actual, offset, .. }] = &faults[..] else {
+            panic!("{faults:?}")
+        };
+        assert_eq!((*found, *actual, *offset), (expected, n_samples, end as u64));
+    }
+    assert_eq!(read_through(&forge(44_795)).1.len(), 0);
 }

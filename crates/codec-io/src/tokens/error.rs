@@ -20,6 +20,9 @@ pub enum TokenError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// There is not a single byte.
+    #[error("not a token file: it is empty")]
+    Empty,
     /// The first bytes are not those of a token file.
     #[error("not a token file: it starts with the bytes {head}")]
     NotTokens {

@@ -500,7 +500,10 @@ fn check_magic(bytes: &[u8]) -> TokenResult<()> {
     if head == MAGIC {
         return Ok(());
     }
-    if !head.is_empty() && MAGIC.starts_with(head) {
+    if head.is_empty() {
+        return Err(TokenError::Empty);
+    }
+    if MAGIC.starts_with(head) {
         return Err(TokenError::HeaderTruncated { offset: head.len() as u64 });
     }
     let hex = head.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");

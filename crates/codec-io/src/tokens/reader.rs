@@ -47,7 +47,7 @@ impl<R: Read> TokenReader<R> {
     /// Reads the header; the packets are then read in their order.
     ///
     /// # Errors
-    /// [`TokenError::NotTokens`], [`TokenError::TextMode`], [`TokenError::HeaderTruncated`] or
+    /// [`TokenError::Empty`], [`TokenError::NotTokens`], [`TokenError::TextMode`], [`TokenError::HeaderTruncated`] or
     /// [`TokenError::HeaderChecksum`] when there is no whole header, [`TokenError::Header`],
     /// [`TokenError::Text`], [`TokenError::Layout`] or [`TokenError::Limit`] when it says what it
     /// cannot say, [`TokenError::Unsupported`] for another version, [`TokenError::Io`].
@@ -120,11 +120,14 @@ impl<R: Read> TokenReader<R> {
 impl<R: Read + Seek> TokenReader<R> {
     /// Reads the header and finds the index; without a valid one, scans the file for its packets.
     ///
+    /// The file begins where the source does, wherever the source stands.
+    ///
     /// Damage is not reported here but where the codes are read.
     ///
     /// # Errors
     /// As [`TokenReader::new`].
-    pub fn open(source: R) -> TokenResult<Self> {
+    pub fn open(mut source: R) -> TokenResult<Self> {
+        source.rewind().map_err(io_error(0))?;
         let mut reader = Self::new(source)?;
         let n_bytes = reader.scanner.source_mut().seek(SeekFrom::End(0)).map_err(io_error(0))?;
         let map = match reader.read_index(n_bytes)? {
