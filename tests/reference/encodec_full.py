@@ -84,7 +84,7 @@ def compare(name: str, seed: int) -> list[str]:
             if config.chunk_length and traces[n][-2:-1] and traces[n][-2][0].shape[1] < config.chunk_length // config.hop_length:
                 # Documented deviation: our stream ends with the segment that is not whole.
                 traces[n].pop()
-            clips[f"{n}.audio"] = signal[:, :n].contiguous()
+            clips[f"{n}.audio"] = signal[:, :n].clone()
             clips[f"{n}.codes"] = torch.cat([codes for codes, _, _ in traces[n]], 1).to(torch.uint32)
             if config.normalize:
                 clips[f"{n}.scales"] = torch.cat([scale.flatten() for _, _, scale in traces[n]])

@@ -8,7 +8,7 @@
 //! - A last segment that ends before the one before it does, with which the original fails to decode,
 //!   is joined like any other; the audio ends where the longer of them ends.
 
-use super::{MAX_BATCH, Net, NetCodec, advance, pieces};
+use super::{MAX_BATCH, NetCodec, advance, pieces};
 use crate::error::Result;
 use crate::layers::Layer;
 use codec_core::{AudioBuffer, CodeLayout, Codes, Decoder, Encoder, Error, Segment};

@@ -339,3 +339,113 @@ fn too_large(field: &'static str) -> Error {
 fn unsupported(what: &'static str, value: &str) -> Error {
     Error::Unsupported { what, value: value.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Tensor;
+
+    fn parse(json: &str) -> Config {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn published_configurations() {
+        let causal = parse("{}");
+        assert_eq!((causal.hop_length().unwrap(), causal.n_codebooks(320).unwrap()), (320, 32));
+        assert_eq!(causal.segment(320).unwrap(), None);
+
+        let stereo = parse(
+            r#"{"sampling_rate": 48000, "target_bandwidths": [3.0, 6.0, 12.0, 24.0], "normalize": true,
+                "chunk_length_s": 1.0, "overlap": 0.01, "use_causal_conv": false}"#,
+        );
+        assert_eq!(stereo.n_codebooks(320).unwrap(), 16);
+        let segment = Segment { n_samples: 48_000, stride: 47_520, n_frames: 150 };
+        assert_eq!(stereo.segment(320).unwrap(), Some(segment));
+
+        let music = parse(
+            r#"{"sampling_rate": 32000, "target_bandwidths": [2.2], "codebook_size": 2048,
+                "upsampling_ratios": [8, 5, 4, 4]}"#,
+        );
+        assert_eq!((music.hop_length().unwrap(), music.n_codebooks(640).unwrap()), (640, 4));
+        let sound = parse(r#"{"sampling_rate": 16000, "target_bandwidths": [2.2], "codebook_size": 2048}"#);
+        assert_eq!(sound.n_codebooks(320).unwrap(), 4);
+    }
+
+    #[test]
+    fn what_is_not_implemented_or_wrong_is_refused_at_load() {
+        let weights = Weights::from_bytes(one_tensor("x", (1, 1, 1)), &Device::Cpu).unwrap();
+        for (json, expected) in [
+            (r#"{"pad_mode": "circular"}"#, "pad_mode `circular` is not supported"),
+            (r#"{"norm_type": "layer_norm"}"#, "norm_type `layer_norm` is not supported"),
+            (
+                r#"{"norm_type": "time_group_norm"}"#,
+                "norm_type `time_group_norm of a whole clip` is not supported",
+            ),
+            (r#"{"codebook_dim": 64}"#, "codebook_dim `other than hidden_size` is not supported"),
+            (r#"{"codebook_size": 1000}"#, "codebook_size `1000` is not supported"),
+            (r#"{"normalize": true}"#, "normalize `without chunk_length_s` is not supported"),
+            (
+                r#"{"chunk_length_s": 1.0, "overlap": 0.1}"#,
+                "chunk_length_s `without normalize` is not supported",
+            ),
+            (r#"{"trim_right_ratio": 1.5}"#, "configuration: trim_right_ratio: must lie in 0..=1"),
+            (r#"{"sampling_rate": 0}"#, "configuration: sampling_rate: must not be zero"),
+            (r#"{"upsampling_ratios": []}"#, "configuration: upsampling_ratios: must not be zero"),
+            (r#"{"upsampling_ratios": [4, 0]}"#, "configuration: upsampling_ratios: must not be zero"),
+            (r#"{"upsampling_ratios": [60000, 60000]}"#, "configuration: upsampling_ratios: is too large"),
+            (r#"{"num_filters": 60000}"#, "configuration: num_filters: is too large"),
+            (r#"{"num_residual_layers": 70}"#, "configuration: num_residual_layers: is too large"),
+            (r#"{"compress": 64}"#, "configuration: compress: leaves no channels"),
+            (
+                r#"{"target_bandwidths": []}"#,
+                "configuration: target_bandwidths: leaves no codebook or too many",
+            ),
+            (
+                r#"{"target_bandwidths": [1e30]}"#,
+                "configuration: target_bandwidths: leaves no codebook or too many",
+            ),
+            (
+                r#"{"chunk_length_s": 1e30, "overlap": 0.1, "normalize": true}"#,
+                "configuration: chunk_length_s: and overlap do not make a segment",
+            ),
+            ("{}", "the checkpoint lacks quantizer.layers.0.codebook.embed"),
+        ] {
+            let error = parse(json).build(&weights, &Device::Cpu).unwrap_err();
+            assert_eq!(error.to_string(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_original_package() {
+        for (old, new) in [
+            ("encoder.model.0.conv.conv.weight_g", "encoder.layers.0.conv.weight_g"),
+            ("encoder.model.0.conv.norm.bias", "encoder.layers.0.norm.bias"),
+            ("encoder.model.1.block.3.conv.conv.bias", "encoder.layers.1.block.3.conv.bias"),
+            ("encoder.model.1.shortcut.conv.conv.bias", "encoder.layers.1.shortcut.conv.bias"),
+            ("encoder.model.13.lstm.weight_ih_l0", "encoder.layers.13.lstm.weight_ih_l0"),
+            ("decoder.model.3.convtr.convtr.weight_v", "decoder.layers.3.conv.weight_v"),
+            ("decoder.model.3.convtr.norm.weight", "decoder.layers.3.norm.weight"),
+            ("quantizer.vq.layers.7._codebook.embed", "quantizer.layers.7.codebook.embed"),
+        ] {
+            assert_eq!(modern_name(old), new);
+            assert_eq!(modern_name(new), new);
+        }
+    }
+
+    #[test]
+    fn tensors_tell_the_original_models_apart() {
+        let config = |name: &str, shape: (usize, usize, usize)| {
+            let weights = Weights::from_bytes(one_tensor(name, shape), &Device::Cpu).unwrap();
+            Config::original(&weights.renamed(modern_name).unwrap())
+        };
+        assert_eq!(config("encoder.model.0.conv.conv.weight_v", (32, 1, 7)).unwrap().sampling_rate, 24_000);
+        let error = config("encoder.model.0.conv.conv.weight", (32, 2, 7)).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    }
+
+    fn one_tensor(name: &str, shape: (usize, usize, usize)) -> Vec<u8> {
+        let tensor = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+        safetensors::serialize([(name, tensor)], None).unwrap()
+    }
+}

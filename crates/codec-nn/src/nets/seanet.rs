@@ -259,14 +259,10 @@ mod tests {
         }
     }
 
+    /// The figures come from the gradient of a frame of the reference encoder.
     #[test]
-    fn a_causal_encoder_reads_no_later_sample() {
+    fn a_causal_encoder_reads_no_later_sample_and_others_do() {
         assert_eq!(published(32, [8, 5, 4, 2], true).lookahead(), 0);
-    }
-
-    /// The figures come from the gradient of the reference encoder.
-    #[test]
-    fn other_encoders_read_ahead() {
-        assert_eq!(published(64, [8, 5, 4, 4], false).lookahead(), 0);
+        assert_eq!(published(64, [8, 5, 4, 4], false).lookahead(), 2386);
     }
 }
