@@ -34,7 +34,7 @@ fn write_wav(path: &Path, sample_rate: u32, channels: u16, seconds: f32) {
     let spec = codec_core::AudioSpec { sample_rate, channels };
     let n_samples = (sample_rate as f32 * seconds) as usize;
     let channel = |c: u16| {
-        (0..n_samples).map(|i| i as f32 / sample_rate as f32).map(|t| {
+        (0..n_samples).map(|i| i as f32 / sample_rate as f32).map(move |t| {
             let glide = (TAU * (150.0 + 200.0 * t) * t).sin();
             0.4 * glide + 0.2 * (TAU * 1234.5 * t + f32::from(c)).sin()
         })
@@ -47,7 +47,8 @@ fn write_wav(path: &Path, sample_rate: u32, channels: u16, seconds: f32) {
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let entry_name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let entry_name =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
     let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(entry_name).collect();
     names.sort();
     names
@@ -154,9 +155,16 @@ fn cut_cat_info_and_verify_agree() {
     };
     cut("0", "0.8", "b.nac");
     cut("0.8", "2", "c.nac");
-    let output = codec().arg("cat").args([path("b.nac"), path("c.nac")]).arg("-o").arg(path("d.nac")).output().unwrap();
+    let output = codec()
+        .arg("cat")
+        .args([path("b.nac"), path("c.nac")])
+        .arg("-o")
+        .arg(path("d.nac"))
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let info = |name: &str| json(&codec().args(["info", "--json"]).arg(path(name)).output().unwrap()).remove(0);
+    let info =
+        |name: &str| json(&codec().args(["info", "--json"]).arg(path(name)).output().unwrap()).remove(0);
     let (whole, joined) = (info("a.nac"), info("d.nac"));
     assert_eq!(whole["n_frames"], joined["n_frames"]);
     assert_eq!(whole["codebooks"], joined["codebooks"]);
@@ -223,7 +231,9 @@ fn bad_arguments_leave_nothing_behind() {
     write_wav(&dir.path().join("a.wav"), 24_000, 1, 0.1);
     std::fs::write(dir.path().join("empty.wav"), "").unwrap();
     let wav = dir.path().join("a.wav");
-    for arguments in [["--bitrate", "0.01"], ["--bitrate", "NaN"], ["--codebooks", "0"], ["--codebooks", "999"]] {
+    for arguments in
+        [["--bitrate", "0.01"], ["--bitrate", "NaN"], ["--codebooks", "0"], ["--codebooks", "999"]]
+    {
         let output = codec().arg("tokenize").arg(&wav).args(arguments).output().unwrap();
         assert!(!output.status.success(), "{arguments:?}");
     }

@@ -86,7 +86,8 @@ impl AudioSink {
         let summary = self.writer.finish().with_context(failed)?;
         if summary.n_clipped > 0 {
             let n_clipped = summary.n_clipped;
-            reporter.note(&format!("{}: {n_clipped} samples were beyond full scale and are clipped", self.name));
+            reporter
+                .note(&format!("{}: {n_clipped} samples were beyond full scale and are clipped", self.name));
         }
         Ok(summary.n_samples)
     }

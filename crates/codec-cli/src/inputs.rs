@@ -86,7 +86,9 @@ pub(crate) fn pair(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) 
             }
             if let Some(other) = taken.insert(path.clone(), from.clone()) {
                 let other = other.display();
-                bail!("{other} and {input} would both be written to {target}; run them apart, each with its own -o");
+                bail!(
+                    "{other} and {input} would both be written to {target}; run them apart, each with its own -o"
+                );
             }
         }
         jobs.push(Job { input, output: target });

@@ -22,7 +22,8 @@ impl TokenSink {
             Place::File(path) => {
                 let name = path.display().to_string();
                 if let Some(folder) = path.parent() {
-                    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+                    std::fs::create_dir_all(folder)
+                        .with_context(|| format!("{}: cannot create", folder.display()))?;
                 }
                 let file = AtomicFile::create(path).with_context(|| format!("{name}: cannot create"))?;
                 Ok(Self::File { writer: TokenWriter::new(file, header).with_context(|| name.clone())?, name })
@@ -32,7 +33,9 @@ impl TokenSink {
 
     pub(crate) fn push(&mut self, codes: &Codes) -> Result<()> {
         match self {
-            Self::File { writer, name } => writer.push(codes).with_context(|| format!("{name}: cannot write")),
+            Self::File { writer, name } => {
+                writer.push(codes).with_context(|| format!("{name}: cannot write"))
+            }
             Self::Stdout(writer) => Ok(writer.push(codes)?),
         }
     }

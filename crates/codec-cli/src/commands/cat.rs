@@ -46,7 +46,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let mut parts = args.inputs.iter().map(|path| open_seekable(path)).collect::<Result<Vec<_>>>()?;
     let rate = parts.first().map_or(1.0, |part| f64::from(part.header().audio.sample_rate));
     let partial = if args.drop_partial_blocks { PartialBlock::Drop } else { PartialBlock::Refuse };
-    let seams = target.write(|sink| edit::concatenate(&mut parts, partial, sink)).context("the files were not joined")?;
+    let seams = target
+        .write(|sink| edit::concatenate(&mut parts, partial, sink))
+        .context("the files were not joined")?;
     let outcome = Outcome {
         inputs: args.inputs.iter().map(|path| path.display().to_string()).collect(),
         output: target.place().to_string(),

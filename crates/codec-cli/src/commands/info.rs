@@ -104,7 +104,8 @@ fn inspect(place: &Place) -> Result<Outcome> {
         entropy_bits: stats.entropy_bits,
         perplexity: stats.perplexity(),
     });
-    let kbps = tokens::file_bitrate(counted.n_bytes, n_samples, header.audio.sample_rate).map(|rate| rate / 1000.0);
+    let kbps =
+        tokens::file_bitrate(counted.n_bytes, n_samples, header.audio.sample_rate).map(|rate| rate / 1000.0);
     Ok(Outcome {
         input: place.to_string(),
         weights_sha256: header.weights.to_string(),
@@ -145,9 +146,15 @@ fn describe(outcome: &Outcome) -> String {
     };
     line("model", format!("{} ({})", outcome.model, outcome.family));
     line("weights", outcome.weights_sha256.clone());
-    line("audio", format!("{} Hz, {} channel(s), {:.3} s", outcome.sample_rate, outcome.channels, outcome.seconds));
+    line(
+        "audio",
+        format!("{} Hz, {} channel(s), {:.3} s", outcome.sample_rate, outcome.channels, outcome.seconds),
+    );
     line("made from", format!("{} Hz, {} channel(s)", outcome.source.sample_rate, outcome.source.channels));
-    line("frames", format!("{} of {} samples, {:.3} Hz", outcome.n_frames, outcome.hop_length, outcome.frame_rate));
+    line(
+        "frames",
+        format!("{} of {} samples, {:.3} Hz", outcome.n_frames, outcome.hop_length, outcome.frame_rate),
+    );
     line("codebooks", format!("{} of {}", outcome.n_codebooks, outcome.n_codebooks_total));
     line("size", format!("{} bytes in {} packets", outcome.n_bytes, outcome.n_packets));
     line("bitrate", outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s, the whole file")));
@@ -156,7 +163,11 @@ fn describe(outcome: &Outcome) -> String {
     for (key, value) in &outcome.tags {
         line("tag", format!("{key}={value}"));
     }
-    let _ = write!(text, "\n  {:>8}{:>8}{:>7}{:>9}{:>8}{:>9}", "codebook", "size", "bits", "entropy", "used", "usage");
+    let _ = write!(
+        text,
+        "\n  {:>8}{:>8}{:>7}{:>9}{:>8}{:>9}",
+        "codebook", "size", "bits", "entropy", "used", "usage"
+    );
     for (codebook_idx, codebook) in outcome.codebooks.iter().enumerate() {
         let _ = write!(
             text,

@@ -1,12 +1,12 @@
 //! `codec roundtrip`: how audio sounds after a codec.
 
 use super::for_each;
+use crate::Global;
 use crate::audio_sink::{AudioArgs, AudioSink, Trim};
 use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
 use crate::model::{Model, ModelArgs, RateArgs};
 use crate::report::Reporter;
 use crate::source::Source;
-use crate::Global;
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioBuffer, SiSdr};
 use codec_io::tokens::{TokenHeader, TokenWriter, Totals, file_bitrate};
@@ -59,7 +59,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let model = args.model.load()?;
     let n_codebooks = args.rate.n_codebooks(model.codec.info())?;
     Ok(for_each(&jobs, &reporter, |job| {
-        let outcome = roundtrip(job, args, &model, n_codebooks, &reporter).with_context(|| job.input.to_string())?;
+        let outcome =
+            roundtrip(job, args, &model, n_codebooks, &reporter).with_context(|| job.input.to_string())?;
         let si_sdr = outcome.si_sdr.map_or("none".into(), |db| format!("{db:.2} dB"));
         let kbps = outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s"));
         let Outcome { input, output, seconds, n_codebooks, .. } = &outcome;

@@ -56,7 +56,8 @@ fn verify(place: &Place, reporter: &Reporter) -> Result<()> {
         faults: report.faults.iter().map(ToString::to_string).collect(),
     };
     let state = if outcome.intact { "whole".to_owned() } else { outcome.faults.join("; ") };
-    let text = format!("{}: {state}, {} packets, {} frames", outcome.input, outcome.n_packets, outcome.n_frames);
+    let text =
+        format!("{}: {state}, {} packets, {} frames", outcome.input, outcome.n_packets, outcome.n_frames);
     reporter.result(|| text, &outcome)?;
     if !outcome.intact {
         bail!("{}: {} fault(s), {} frames lost", outcome.input, outcome.n_faults, outcome.n_frames_lost);
