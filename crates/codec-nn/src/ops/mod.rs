@@ -36,7 +36,9 @@ fn on_kernels(xs: &Tensor) -> Result<bool> {
     }
     match xs.dtype() {
         DType::F32 => Ok(true),
-        other => Err(Error::Unsupported { what: "type of activations on the CPU", value: other.as_str().into() }),
+        other => {
+            Err(Error::Unsupported { what: "type of activations on the CPU", value: other.as_str().into() })
+        }
     }
 }
 
