@@ -22,10 +22,6 @@ const MAY_USE: [(&str, &[&str]); 7] = [
 /// Useful without a tensor library, and must stay so.
 const WITHOUT_CANDLE: [&str; 3] = ["codec-kernels", "codec-core", "codec-io"];
 
-/// Families without committed vectors, and why.
-const WITHOUT_VECTORS: [(&str, &str); 1] =
-    [("soundstream", "its published weights are third-party files, which the repository does not hold")];
-
 const MAX_LINES: usize = 700;
 
 /// What no source may contain. Written in two halves, so that this file does not contain it.
@@ -156,20 +152,9 @@ fn every_family_has_a_vector_and_a_card() {
         let has_vector = vectors.iter().filter_map(|v| v.file_stem()?.to_str()).any(|stem| {
             stem.strip_prefix(family.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
         });
-        match WITHOUT_VECTORS.iter().find(|(name, _)| name == family) {
-            None => {
-                assert!(has_vector, "tests/vectors holds no {family}*.safetensors");
-                let script = root().join(format!("tests/reference/{family}_vectors.py"));
-                assert!(script.exists(), "{} does not exist", script.display());
-            }
-            Some((_, reason)) => {
-                assert!(!has_vector, "{family} has vectors after all, although {reason}");
-                println!("{family} has no vectors: {reason}");
-            }
-        }
-    }
-    for (family, _) in WITHOUT_VECTORS {
-        assert!(families.contains(family), "there is no family {family} to make an exception for");
+        assert!(has_vector, "tests/vectors holds no {family}*.safetensors");
+        let script = root().join(format!("tests/reference/{family}_vectors.py"));
+        assert!(script.exists(), "{} does not exist", script.display());
     }
 }
 

@@ -11,7 +11,12 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-fn main() -> Result<(), Box<dyn Error>> {
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Output bytes and seconds of audio.
+type Coded = (Vec<[u8; 4]>, f64);
+
+fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [task, model, n_codebooks] = arguments.as_slice() else {
         return Err("usage: raw encode|decode MODEL N_CODEBOOKS".into());
@@ -22,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::io::stdin().read_to_end(&mut input)?;
     let (words, _) = input.as_chunks::<4>();
     let start = Instant::now();
-    let (output, seconds): (Vec<[u8; 4]>, f64) = match task.as_str() {
+    let (output, seconds) = match task.as_str() {
         "encode" => encode(codec.as_ref(), words, n_codebooks)?,
         "decode" => decode(codec.as_ref(), words, n_codebooks)?,
         other => return Err(format!("{other} is neither encode nor decode").into()),
@@ -32,11 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(std::io::stdout().write_all(output.as_flattened())?)
 }
 
-fn encode(
-    codec: &dyn Codec,
-    samples: &[[u8; 4]],
-    n_codebooks: usize,
-) -> Result<(Vec<[u8; 4]>, f64), Box<dyn Error>> {
+fn encode(codec: &dyn Codec, samples: &[[u8; 4]], n_codebooks: usize) -> Result<Coded> {
     let samples: Vec<f32> = samples.iter().map(|sample| f32::from_ne_bytes(*sample)).collect();
     let audio = AudioBuffer::from_interleaved(codec.info().audio, &samples)?;
     let codes = codec.encode(&audio, n_codebooks)?;
@@ -45,13 +46,10 @@ fn encode(
     Ok((frames.map(u32::to_ne_bytes).collect(), audio.seconds()))
 }
 
-fn decode(
-    codec: &dyn Codec,
-    codes: &[[u8; 4]],
-    n_codebooks: usize,
-) -> Result<(Vec<[u8; 4]>, f64), Box<dyn Error>> {
+fn decode(codec: &dyn Codec, codes: &[[u8; 4]], n_codebooks: usize) -> Result<Coded> {
     let layout = codec.info().layout.truncated(n_codebooks)?;
-    let row = |row_idx: usize| codes.iter().skip(row_idx).step_by(n_codebooks).map(|c| u32::from_ne_bytes(*c));
+    let row =
+        |row_idx: usize| codes.iter().skip(row_idx).step_by(n_codebooks).map(|c| u32::from_ne_bytes(*c));
     let codes = Codes::new(layout, (0..n_codebooks).map(|row_idx| row(row_idx).collect()).collect())?;
     let audio = codec.decode(&codes)?;
     Ok((audio.to_interleaved().into_iter().map(f32::to_ne_bytes).collect(), audio.seconds()))

@@ -15,6 +15,9 @@ use flatbuffer::{Reader, Table, format};
 
 /// Most values that a tensor's shape may name.
 const MAX_ELEMENTS: usize = 1 << 28;
+/// How often the ops of a graph may read the whole file as constants, so that what is made of it stays in
+/// proportion. Those of Lyra read each constant once, and some zeros three times.
+const MAX_READS: usize = 4;
 
 /// A model file.
 #[derive(Clone, Debug)]
@@ -157,6 +160,9 @@ impl<'a> Model<'a> {
         let buffers = root.tables(4)?.into_iter().map(buffer).collect::<Result<Vec<_>>>()?;
         let graphs = root.tables(2)?.into_iter().map(|table| Graph::parse(table, &codes, &buffers));
         let graphs = graphs.collect::<Result<Vec<_>>>()?;
+        if graphs.iter().any(|graph| graph.n_bytes_read() / MAX_READS > bytes.len()) {
+            return Err(unsupported("TFLite graph", "that reads its constants over and over"));
+        }
         let signature = |table: Table<'_, '_>| {
             let graph_idx = index(table, table.u32(4)?, graphs.len(), "graph")?;
             Ok((table.string(2)?.to_owned(), graph_idx))
@@ -213,6 +219,13 @@ impl<'a> Graph<'a> {
         Ok(Self { tensors, ops, inputs, outputs, producers })
     }
 
+    /// Bytes of constants that the ops read, each as often as it is read.
+    fn n_bytes_read(&self) -> usize {
+        let inputs = self.ops.iter().flat_map(|op| &op.inputs);
+        let data = inputs.filter_map(|&input| self.tensors.get(input)?.data);
+        data.fold(0, |n, data| n.saturating_add(data.len()))
+    }
+
     /// A tensor of this graph.
     ///
     /// # Errors
@@ -267,11 +280,6 @@ impl<'a> Tensor<'a> {
         let data = buffers.get(buffer_idx).copied().filter(|data| !data.is_empty());
         let quantization = table.table(4)?.map(Quantization::parse).transpose()?.flatten();
         Ok(Self { name, shape, dtype, quantization, data, offset: table.offset() })
-    }
-
-    /// Whether it has data.
-    pub(crate) fn is_constant(&self) -> bool {
-        self.data.is_some()
     }
 
     /// The floats of a constant, row-major.
@@ -437,11 +445,8 @@ impl Kind {
                 Self::Sub
             }
             45 => {
-                let masks = Masks {
-                    begin: options.i32(0, 0)?,
-                    end: options.i32(1, 0)?,
-                    shrink: options.i32(4, 0)?,
-                };
+                let masks =
+                    Masks { begin: options.i32(0, 0)?, end: options.i32(1, 0)?, shrink: options.i32(4, 0)? };
                 if options.i32(2, 0)? != 0 || options.i32(3, 0)? != 0 || options.u8(5)? != 0 {
                     return Err(unsupported("TFLite slice", "with ellipsis, new axes or offsets"));
                 }
@@ -513,4 +518,90 @@ fn indices(table: Table<'_, '_>, field: usize, n_tensors: usize) -> Result<Vec<u
 
 fn unsupported(what: &'static str, value: impl ToString) -> Error {
     Error::Unsupported { what, value: value.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &[u8] = include_bytes!("../../../tests/vectors/soundstream_tiny/soundstream_encoder.tflite");
+
+    fn why(bytes: &[u8]) -> String {
+        Model::parse(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_graphs_tensors_and_options() {
+        let model = Model::parse(TINY).unwrap();
+        let graph = model.graph("serving_default").unwrap();
+        let input = graph.tensor(graph.inputs()[0]).unwrap();
+        assert_eq!(
+            (input.name, input.shape.as_slice(), input.dtype),
+            ("audio", [1, 16].as_slice(), Dtype::F32)
+        );
+        assert!(input.f32s().is_err());
+
+        let conv = graph.ops().iter().find(|op| matches!(op.kind, Kind::Conv { .. })).unwrap();
+        assert_eq!(conv.kind, Kind::Conv { stride: 4, dilation: 1 });
+        let weight = graph.tensor(conv.input(1).unwrap()).unwrap();
+        assert_eq!(weight.shape, [8, 8, 1, 1]);
+        let weights = weight.f32s().unwrap();
+        assert_eq!(weights.len(), 64);
+        assert!(weights.iter().all(|w| (1e-4..2.0).contains(&w.abs())), "{weights:?}");
+        assert!(weight.i8s().is_err());
+
+        let dilated =
+            graph.ops().iter().find(|op| op.kind == Kind::Depthwise { stride: 1, dilation: 3 }).unwrap();
+        let weight = graph.tensor(dilated.input(1).unwrap()).unwrap();
+        let quantization = weight.quantization.as_ref().unwrap();
+        assert_eq!((quantization.scales.len(), quantization.axis), (16, 3));
+        assert_eq!(weight.i8s().unwrap().iter().map(|w| w.abs()).max(), Some(127));
+        assert!(weight.scale().is_err());
+        assert!(graph.tensor(dilated.output().unwrap()).unwrap().scale().is_ok());
+        assert!(graph.ops().iter().any(|op| op.kind == Kind::LeakyRelu { slope: 0.3 }));
+    }
+
+    #[test]
+    fn errors_say_where() {
+        assert_eq!(why(b""), "TFLite at byte 4: the file ends here");
+        assert_eq!(why(b"0000TFL2"), "TFLite at byte 4: the identifier of the file format is missing");
+        assert_eq!(why(b"\xff\0\0\0TFL3"), "TFLite at byte 0: a reference leads out of the file");
+        for cut in (0..TINY.len()).step_by(101) {
+            // Files are written back to front, so that a cut takes away what stands first.
+            let error = Model::parse(&TINY[..cut]).unwrap_err();
+            assert!(matches!(error, Error::Format { offset, .. } if offset <= cut.max(4)), "{cut}: {error}");
+        }
+    }
+
+    /// Where [`repeated`] has the length of the list of tensors.
+    const N_TENSORS: usize = 56;
+
+    /// A file with one graph whose `n` tensors are one and the same table.
+    fn repeated(n: u32) -> Vec<u8> {
+        let mut words = vec![
+            // 0: the model stands at 20.
+            vec![20, u32::from_le_bytes(*b"TFL3")],
+            // 8: its description: version at 4, graphs at 8; 20: itself; 32: the list of graphs.
+            vec![12 << 16 | 10, 4, 8, 12, 3, 4, 1, 12],
+            // 40: the graph's description: tensors at 4; 48: itself; 56: the list of tensors.
+            vec![8 << 16 | 6, 4, 8, 4, n],
+        ];
+        words.push((0..n).map(|i| 4 + 4 * (n - i)).collect());
+        // The tensor, which has no fields, behind its description.
+        words.push(vec![4 << 16 | 4, 4]);
+        words.concat().into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    #[test]
+    fn a_vector_longer_than_the_file_and_one_read_twice_are_refused() {
+        let mut file = repeated(3);
+        // There are no buffers, so the reader got as far as the tensors.
+        assert!(why(&file).contains("there is no buffer 0"), "{}", why(&file));
+        let reader = Reader::new(&file);
+        let graph = reader.root(b"TFL3").unwrap().tables(2).unwrap()[0];
+        let n_reads = (0..100).take_while(|_| graph.tables(0).is_ok()).count();
+        assert_eq!(n_reads, (file.len() - 1) / 3, "every element read counts against the length of the file");
+        file[N_TENSORS + 3] = 0x7f;
+        assert!(why(&file).ends_with("a vector is longer than the file"), "{}", why(&file));
+    }
 }

@@ -97,7 +97,10 @@ fn from_tflite(encoder: &[u8], quantizer: &[u8], decoder: &[u8], device: &Device
 fn width(graph: &Graph<'_>, tensors: &[usize]) -> Result<usize> {
     match tensors {
         [tensor] => Ok(graph.tensor(*tensor)?.shape.iter().product()),
-        _ => Err(Error::Unsupported { what: "tensors at one end of a graph", value: tensors.len().to_string() }),
+        _ => Err(Error::Unsupported {
+            what: "tensors at one end of a graph",
+            value: tensors.len().to_string(),
+        }),
     }
 }
 
@@ -105,19 +108,23 @@ fn width(graph: &Graph<'_>, tensors: &[usize]) -> Result<usize> {
 fn rvq(model: &Model<'_>) -> Result<Rvq> {
     let decoding = codebooks(model.graph("decode")?)?;
     let graph = model.graph("encode")?;
-    let (mut searched, mut taken) = (Vec::new(), Vec::new());
+    // The graph runs the stages in order; what the last one leaves over is never looked up.
+    let n_stages = decoding.values.len();
+    let (mut n_searched, mut n_taken) = (0, 0);
     for op in graph.ops() {
-        match op.kind {
-            Kind::SquaredDifference => searched.push(graph.tensor(op.input(1)?)?.f32s()?),
-            Kind::Gather => taken.push(graph.tensor(op.input(0)?)?.f32s()?),
-            _ => {}
+        let (position, n) = match op.kind {
+            Kind::SquaredDifference => (1, &mut n_searched),
+            Kind::Gather => (0, &mut n_taken),
+            _ => continue,
+        };
+        if decoding.values.get(*n) != Some(&graph.tensor(op.input(position)?)?.f32s()?) {
+            return Err(op.error("has another codebook than the graph that decodes"));
         }
+        *n += 1;
     }
-    // What the last stage leaves over is never looked at.
-    let same = searched == decoding.values && decoding.values.starts_with(&taken);
-    if !same || taken.len() + 1 < decoding.values.len() {
-        let value = format!("of {} stages against {}", searched.len(), decoding.values.len());
-        return Err(Error::Unsupported { what: "quantizer with other codebooks for encoding", value });
+    if n_searched != n_stages || n_taken + 1 < n_stages {
+        let value = format!("with {n_searched} stages for encoding and {n_stages} for decoding");
+        return Err(Error::Unsupported { what: "quantizer", value });
     }
     Ok(Rvq::from_codebooks(&decoding.values.concat(), decoding.size, decoding.dim)?)
 }
@@ -208,5 +215,104 @@ impl Layer for WholeFrames {
         }
         let steps = if pieces.is_empty() { None } else { Some(Tensor::cat(&pieces, 1)?) };
         Ok(Chunk { steps, end: chunk.end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec_core::{AudioBuffer, Error as CoreError};
+
+    const TINY: [&[u8]; 3] = [
+        include_bytes!("../../../../tests/vectors/soundstream_tiny/soundstream_encoder.tflite"),
+        include_bytes!("../../../../tests/vectors/soundstream_tiny/quantizer.tflite"),
+        include_bytes!("../../../../tests/vectors/soundstream_tiny/lyragan.tflite"),
+    ];
+
+    fn load([encoder, quantizer, decoder]: [&[u8]; 3]) -> Result<NetCodec> {
+        from_tflite(encoder, quantizer, decoder, &Device::Cpu)
+    }
+
+    fn tiny() -> NetCodec {
+        load(TINY).unwrap()
+    }
+
+    #[test]
+    fn the_files_say_what_the_codec_is() {
+        let info = tiny().info;
+        assert_eq!((info.hop_length, info.lookahead, info.audio.channels), (16, 0, 1));
+        assert_eq!((info.layout.n_codebooks(), info.layout.codebooks()[5].size), (6, 16));
+        assert_eq!(info.bitrate(6).unwrap().to_f64(), 24_000.0);
+    }
+
+    #[test]
+    fn files_that_do_not_belong_together_are_refused() {
+        let [encoder, quantizer, decoder] = TINY;
+        for files in
+            [[decoder, quantizer, decoder], [encoder, quantizer, encoder], [encoder, encoder, decoder]]
+        {
+            assert!(load(files).is_err());
+        }
+    }
+
+    #[test]
+    fn zeros_complete_the_last_frame() {
+        let codec = tiny();
+        let signal: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
+        for n in [1, 15, 16, 17, 63, 64] {
+            let mut padded = signal[..n].to_vec();
+            padded.resize(n.next_multiple_of(16), 0.0);
+            let [short, whole] = [signal[..n].to_vec(), padded]
+                .map(|samples| codec.encode(&AudioBuffer::mono(SAMPLE_RATE, samples).unwrap(), 6).unwrap());
+            assert_eq!(short, whole, "{n}");
+            assert_eq!(short.n_frames(), n.div_ceil(16));
+            assert_eq!(codec.decode(&short).unwrap().n_samples(), n.next_multiple_of(16));
+        }
+    }
+
+    #[test]
+    fn audio_that_is_not_a_number_is_an_error() {
+        let codec = tiny();
+        let mut samples = vec![0.1; 64];
+        samples[20] = f32::NAN;
+        let error = codec.encode(&AudioBuffer::mono(SAMPLE_RATE, samples).unwrap(), 6).unwrap_err();
+        assert!(matches!(error, CoreError::NotFinite { .. }), "{error}");
+    }
+
+    /// Changed files load or are refused: no panic, whichever bytes of whichever file change.
+    #[test]
+    fn mutated_files_never_panic() {
+        // Knuth's MMIX generator.
+        let mut state = 1_u64;
+        let mut random = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let (mut n_loaded, mut n_refused) = (0, 0);
+        for _ in 0..10_000 {
+            let mut files = TINY;
+            let file_idx = random(3);
+            let mut bytes = files[file_idx].to_vec();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                match random(4) {
+                    0 => bytes[at] ^= 1 << random(8),
+                    1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random(5)],
+                    2 => {
+                        let from = random(bytes.len());
+                        let n = random(16).min(bytes.len() - at.max(from));
+                        bytes.copy_within(from..from + n, at);
+                    }
+                    _ => bytes.truncate(bytes.len().max(2) - random(bytes.len().max(2) / 64 + 1)),
+                }
+            }
+            files[file_idx] = &bytes;
+            match load(files) {
+                Ok(_) => n_loaded += 1,
+                Err(_) => n_refused += 1,
+            }
+        }
+        // Weights may change without harm; a test that only meets one side of it tests nothing.
+        assert!(n_loaded > 500 && n_refused > 500, "{n_loaded} loaded, {n_refused} refused");
     }
 }

@@ -36,7 +36,6 @@ impl Scale {
         Ok(Self { scale, zero_point })
     }
 
-
     /// The largest magnitude of an integer less the zero point.
     pub(crate) fn max_magnitude(self) -> i64 {
         i64::from((127 - self.zero_point).max(128 + self.zero_point))
@@ -172,7 +171,8 @@ impl<L> Residual8<L> {
         if !(13..=30).contains(&shift) {
             return Err(Error::Unsupported { what: "ratio of scales in a sum", value: largest.to_string() });
         }
-        let fixed = |factor: f32| Factor::new((f64::from(factor) * f64::from(shift).exp2()).round_ties_even());
+        let fixed =
+            |factor: f32| Factor::new((f64::from(factor) * f64::from(shift).exp2()).round_ties_even());
         let places = shift - Factor::LOW_PLACES;
         Ok(Self { inner, from_inner: fixed(factors[0]), from_input: fixed(factors[1]), places, to })
     }
@@ -334,4 +334,101 @@ impl_pointwise_layer! {
     Dequantize: |this, xs| Ok((xs * f64::from(this.from.scale))?);
     Requantize: |this, xs| this.to.round(&xs.broadcast_mul(&this.factors)?);
     LeakyRelu8: |this, xs| this.apply(&xs);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::Identity;
+    use candle_core::Device;
+
+    fn scale(scale: f32, zero_point: i32) -> Scale {
+        Scale::new(scale, zero_point).unwrap()
+    }
+
+    fn run<L: Layer>(layer: &L, xs: &[f32]) -> Vec<f32> {
+        let xs = Tensor::new(xs, &Device::Cpu).unwrap().reshape((1, (), 1)).unwrap();
+        layer.forward(&xs).unwrap().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// All integers less the zero point.
+    fn all(scale: Scale) -> Vec<f32> {
+        (-128..=127).map(|q: i32| (q - scale.zero_point) as f32).collect()
+    }
+
+    fn cut(x: i64, to: Scale) -> f32 {
+        let zero_point = i64::from(to.zero_point);
+        ((x + zero_point).clamp(-128, 127) - zero_point) as f32
+    }
+
+    #[test]
+    fn rounds_halves_to_even_and_saturates() {
+        let to = scale(0.5, 3);
+        let xs = [0.25, 0.75, -0.25, -0.75, -1.25, 0.1, 61.9, 62.4, -65.5, -1e30, f32::INFINITY];
+        let expected = [0.0, 2.0, 0.0, -2.0, -2.0, 0.0, 124.0, 124.0, -131.0, -131.0, 124.0];
+        assert_eq!(run(&Quantize { to }, &xs), expected);
+        assert_eq!(run(&Dequantize { from: to }, &[-131.0, 124.0]), [-65.5, 62.0]);
+    }
+
+    #[test]
+    fn integers_survive_the_way_through_real_numbers() {
+        for step in [0.1, 0.2634921, 17.6297, 3e-5] {
+            let both = scale(step, -7);
+            let net = (Dequantize { from: both }, Quantize { to: both });
+            assert_eq!(run(&net, &all(both)), all(both), "{step}");
+        }
+    }
+
+    #[test]
+    fn requantizes_each_channel_by_its_own_factor() {
+        let (from, to) = (scale(0.02, 5), scale(0.7, -9));
+        let layer = Requantize::new(from, &[0.01, 0.03], to, &Device::Cpu).unwrap();
+        let sums = Tensor::new(&[[[-400_000.0f32, 123_456.0], [8_765.0, -99.0]]], &Device::Cpu).unwrap();
+        let ys = layer.forward(&sums).unwrap().unwrap().to_vec3::<f32>().unwrap();
+        assert_eq!(ys, [[[-114.0, 106.0], [3.0, 0.0]]].map(|batch| batch.map(Vec::from).to_vec()));
+    }
+
+    #[test]
+    fn leaky_relu_is_the_fixed_point_formula() {
+        for (from, to) in [(scale(17.6, 67), scale(6.39, -8)), (scale(0.24, 16), scale(0.138, -56))] {
+            let factor = from.scale / to.scale;
+            let factors = [factor, factor * 0.3].map(|f| i64::from((f * 256.0).round_ties_even() as i32));
+            let expected = all(from).into_iter().map(|x| {
+                let fixed = x as i64 * if x < 0.0 { factors[1] } else { factors[0] };
+                cut((fixed + 128) >> 8, to)
+            });
+            assert_eq!(run(&LeakyRelu8::new(0.3, from, to), &all(from)), expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn sums_are_the_fixed_point_formula_for_every_pair() {
+        let scales = [(4.53, 12.7165, 9.48763), (0.20612, 0.230294, 0.290639), (3.0, 0.001, 0.9)];
+        for (inner, from, to) in scales {
+            let [inner, from, to] = [(inner, 35), (from, 23), (to, -128)].map(|(s, z)| scale(s, z));
+            let layer = Residual8::new(Identity, inner, from, to).unwrap();
+            let factors = [inner, from].map(|s| s.scale / to.scale);
+            let shift = 20 - factors[0].max(factors[1]).log2().floor() as i32;
+            let fixed = factors.map(|f| (f64::from(f) * f64::from(shift).exp2()).round_ties_even() as i64);
+            for x in all(from) {
+                let ys = all(inner);
+                let xs = vec![x; ys.len()];
+                let tensor = |xs: &[f32]| Tensor::new(xs, &Device::Cpu).unwrap();
+                let sums = layer.add(&tensor(&ys), &tensor(&xs)).unwrap().to_vec1::<f32>().unwrap();
+                for (y, sum) in ys.into_iter().zip(sums) {
+                    let exact = y as i64 * fixed[0] + x as i64 * fixed[1];
+                    assert_eq!(sum, cut((exact + (1 << (shift - 1))) >> shift, to), "{y} + {x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_could_not_hold() {
+        assert!(Scale::new(1.0, 128).is_err());
+        assert!(check_sums([127; 500].into_iter(), 0, scale(1.0, 0)).is_ok());
+        assert!(check_sums([127; 1100].into_iter(), 0, scale(1.0, 0)).is_err());
+        assert!(check_sums([0].into_iter(), i32::MIN, scale(1.0, 0)).is_err());
+        assert!(Residual8::new(Identity, scale(1e5, 0), scale(1.0, 0), scale(1e-3, 0)).is_err());
+    }
 }

@@ -16,6 +16,9 @@ use candle_core::{Device, Tensor};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+/// Deepest nesting of residuals; it bounds the recursion.
+const MAX_NESTING: usize = 8;
+
 /// The layers of `graph`, from its only input to its only output.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub(crate) fn layers(model: &Model<'_>, graph: &Graph<'_>, device: &Device) -> R
         let value = format!("{} inputs and {} outputs", graph.inputs().len(), graph.outputs().len());
         return Err(Error::Unsupported { what: "streaming graph with", value });
     };
-    let mut walk = Walk { graph, device, accounted: BTreeSet::new(), variables: BTreeSet::new() };
+    let mut walk = Walk { graph, device, accounted: BTreeSet::new(), variables: BTreeSet::new(), nesting: 0 };
     let layers = walk.chain(input, output)?;
     walk.check_start(model)?;
     let rest = graph.ops().iter().enumerate().find(|(op_idx, _)| !walk.accounted.contains(op_idx));
@@ -40,6 +43,8 @@ struct Walk<'w, 'a> {
     accounted: BTreeSet<usize>,
     /// Names of the variables that layers keep their past in.
     variables: BTreeSet<&'w str>,
+    /// Residuals around the layer that is being read.
+    nesting: usize,
 }
 
 /// A tensor of the graph.
@@ -84,7 +89,12 @@ impl<'w, 'a> Walk<'w, 'a> {
     /// `inner(x) + x`.
     fn residual(&mut self, op: &Op, output: Idx) -> Result<(Option<DynLayer>, Idx)> {
         let (inner, input) = (op.input(0)?, op.input(1)?);
+        self.nesting += 1;
+        if self.nesting > MAX_NESTING {
+            return Err(op.error("is nested too deeply"));
+        }
         let layers = self.chain(input, inner)?;
+        self.nesting -= 1;
         let layer = if self.is_int8(output)? {
             let (inner, from, to) = (self.scale(inner)?, self.scale(input)?, self.scale(output)?);
             DynLayer::new(Residual8::new(layers, inner, from, to)?)
@@ -116,7 +126,8 @@ impl<'w, 'a> Walk<'w, 'a> {
             (filter.weights.reshape((n_filters, kernel, width))?.permute((0, 2, 1))?, width)
         };
         let c_out = weights.dim(0)?;
-        let n_groups = c_in.checked_div(group_width).filter(|n| n * group_width == c_in && c_out % n == 0);
+        let fits = |n: &usize| *n > 0 && n * group_width == c_in && c_out % n == 0;
+        let n_groups = c_in.checked_div(group_width).filter(fits);
         let n_groups = n_groups.ok_or_else(|| weight.error("does not fit its input"))?;
 
         // `Conv1d` has groups of one channel; wider ones run side by side.
@@ -184,7 +195,8 @@ impl<'w, 'a> Walk<'w, 'a> {
         let (sum, now) = self.time_slice(output)?;
         let add = self.made_by(sum)?;
         let (made, added) = (add.input(0)?, add.input(1)?);
-        let converted = if self.kind(made) == Some(&Kind::Dequantize) { self.made_by(made)?.input(0)? } else { made };
+        let converted =
+            if self.kind(made) == Some(&Kind::Dequantize) { self.made_by(made)?.input(0)? } else { made };
         let op = self.made_by(converted)?;
         let &Kind::TransposeConv { stride } = &op.kind else {
             return Err(op.error("stands where a transposed convolution must"));
@@ -227,7 +239,10 @@ impl<'w, 'a> Walk<'w, 'a> {
         let padded = self.made_by(added)?;
         let (past, zeros) = (padded.input(0)?, self.graph.tensor(padded.input(1)?)?);
         let zeros_follow = zeros.f32s()?.iter().all(|&zero| zero == 0.0);
-        if padded.kind != (Kind::Concatenation { axis: 1 }) || !zeros_follow || self.shape(past)?[1] != n_beyond {
+        if padded.kind != (Kind::Concatenation { axis: 1 })
+            || !zeros_follow
+            || self.shape(past)?[1] != n_beyond
+        {
             return Err(padded.error("is not the past with zeros after it"));
         }
         let stored = self.stored(past)?;
@@ -322,7 +337,13 @@ impl<'w, 'a> Walk<'w, 'a> {
     }
 
     /// Reads the constants of a convolution whose input is `input`.
-    fn filter(&self, weight: &Stored<'a>, bias: &Stored<'a>, input: Idx, channels_last: bool) -> Result<Filter> {
+    fn filter(
+        &self,
+        weight: &Stored<'a>,
+        bias: &Stored<'a>,
+        input: Idx,
+        channels_last: bool,
+    ) -> Result<Filter> {
         let axis = if channels_last { 3 } else { 0 };
         let c_out = weight.shape.get(axis).copied().unwrap_or(0);
         if bias.shape != [c_out] {
@@ -348,7 +369,8 @@ impl<'w, 'a> Walk<'w, 'a> {
             let per_channel = q.scales.len() == c_out && usize::try_from(q.axis) == Ok(axis);
             (q.scales.len() == 1 || per_channel) && q.zero_points.iter().all(|&zero_point| zero_point == 0)
         });
-        let scales = quantization.ok_or_else(|| weight.error("needs one scale, or one per filter"))?.scales.clone();
+        let scales =
+            quantization.ok_or_else(|| weight.error("needs one scale, or one per filter"))?.scales.clone();
         Ok(Filter {
             weights: Tensor::new(weights.into_iter().map(f32::from).collect::<Vec<_>>(), device)?,
             // Below 2^24, as was checked.
