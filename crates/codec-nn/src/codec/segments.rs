@@ -67,7 +67,7 @@ impl<'a> EncoderStream<'a> {
             for segment in self.encode(&[clip])? {
                 codes.append(&segment)?;
             }
-            if codes.n_frames() % self.segment.n_frames as usize != 0 {
+            if !codes.n_frames().is_multiple_of(self.segment.n_frames as usize) {
                 break;
             }
         }

@@ -59,10 +59,10 @@ pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<BTreeMap<String, Entry>> 
     let (Some(root), None) = (pickles.next(), pickles.next()) else {
         return Err(broken("not exactly one data.pkl".to_owned()));
     };
-    if let Some(order) = members.get(&format!("{root}byteorder")) {
-        if bytes[order.clone()] != *b"little" {
-            return Err(Error::Unsupported { what: "byte order of", value: format!("{root}data.pkl") });
-        }
+    if let Some(order) = members.get(&format!("{root}byteorder"))
+        && bytes[order.clone()] != *b"little"
+    {
+        return Err(Error::Unsupported { what: "byte order of", value: format!("{root}data.pkl") });
     }
     let pickle = members[&format!("{root}data.pkl")].clone();
     let mut heap = Heap::default();
