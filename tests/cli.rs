@@ -2,6 +2,8 @@
 //!
 //! The model is the one in `examples/encodec-tiny`, with random weights.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use assert_cmd::Command;
 use std::f32::consts::TAU;
 use std::path::{Path, PathBuf};
