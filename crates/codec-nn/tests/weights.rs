@@ -1,5 +1,7 @@
 //! Checkpoints: every container and spelling, strictness, identity, and hostile files.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise")]
+
 use candle_core::{DType, Device, Tensor};
 use codec_nn::weights::{Checkpoint, Weights};
 use codec_nn::{Error, Result};

@@ -22,8 +22,9 @@ pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x2
 pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
 const LEGACY_PROTOCOL: i64 = 1001;
-/// A state dict takes some 200 bytes of pickle per tensor; this is room for 80,000 tensors.
-const MAX_PICKLE_BYTES: usize = 16 << 20;
+/// A state dict takes some 200 bytes of pickle per tensor; this is room for 20,000 tensors. A hostile
+/// pickle makes values of some 50 bytes out of each byte.
+const MAX_PICKLE_BYTES: usize = 4 << 20;
 /// Nesting of dicts around the tensors, such as `{"state_dict": {...}}`.
 const MAX_DEPTH: usize = 4;
 /// Most entries of all dicts together, counted along every path that leads to them.
@@ -59,9 +60,8 @@ pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<BTreeMap<String, Entry>> 
     let (Some(root), None) = (pickles.next(), pickles.next()) else {
         return Err(broken("not exactly one data.pkl".to_owned()));
     };
-    if let Some(order) = members.get(&format!("{root}byteorder"))
-        && bytes[order.clone()] != *b"little"
-    {
+    let order = members.get(&format!("{root}byteorder"));
+    if order.is_some_and(|order| bytes[order.clone()] != *b"little") {
         return Err(Error::Unsupported { what: "byte order of", value: format!("{root}data.pkl") });
     }
     let pickle = members[&format!("{root}data.pkl")].clone();
