@@ -1,6 +1,6 @@
 """Compares full-size EnCodec models, with seeded random weights, with both reference packages.
 
-For the 24 kHz, 48 kHz and 32 kHz configurations, clips from one sample to 30 s and every bandwidth:
+For the 24, 48, 32 (MusicGen) and 16 kHz (AudioGen) configurations, clips from one sample to 30 s and every bandwidth:
 
 - codes against transformers and, for 24 and 48 kHz, the original `encodec` package: they may differ
   only where the reference's own choice hangs on less than MARGIN of the latent's norm;
@@ -12,7 +12,7 @@ For the 24 kHz, 48 kHz and 32 kHz configurations, clips from one sample to 30 s 
 Each model is read as a Hugging Face directory, and those of the original package also as a torch
 file, in both of its containers. The exit code says whether all of it holds.
 
-Usage: python tests/reference/encodec_full.py [24khz|48khz|32khz ...]
+Usage: python tests/reference/encodec_full.py [24khz|48khz|32khz|16khz ...]
 """
 
 import subprocess
@@ -52,6 +52,15 @@ CONFIGS = {
         use_causal_conv=False,
         use_conv_shortcut=False,
     ),
+    "16khz": dict(
+        codebook_size=2048,
+        num_filters=64,
+        pad_mode="constant",
+        sampling_rate=16_000,
+        target_bandwidths=[2.2],
+        use_causal_conv=False,
+        use_conv_shortcut=False,
+    ),
 }
 LENGTHS = {
     "24khz": [1, 2, 7, 319, 320, 321, 2_239, 2_240, 24_000, 100_001, 720_000],
@@ -59,7 +68,9 @@ LENGTHS = {
     # samples, all of which the one before it has too.
     "48khz": [1, 2, 7, 319, 320, 321, 47_520, 47_600, 48_000, 95_200, 95_300, 250_001, 1_440_000],
     "32khz": [1, 2, 7, 639, 640, 641, 32_000, 100_001, 960_000],
+    "16khz": [1, 2, 7, 319, 320, 321, 16_000, 50_001, 480_000],
 }
+ORIGINALS = {"24khz": encodec.EncodecModel.encodec_model_24khz, "48khz": encodec.EncodecModel.encodec_model_48khz}
 
 
 def main() -> None:
@@ -77,7 +88,7 @@ def compare(name: str, seed: int) -> list[str]:
     config = EncodecConfig(**CONFIGS[name])
     model = make_model(config, 100 + seed)
     signal = make_signal(LENGTHS[name][-1], config.audio_channels, config.sampling_rate, 200 + seed)
-    original = make_original(model, name) if name != "32khz" else None
+    original = make_original(model, name) if name in ORIGINALS else None
     failures = []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -170,8 +181,7 @@ def report(name, model, original, clip, segments, ours) -> list[str]:
 @torch.no_grad()
 def make_original(model, name: str) -> encodec.EncodecModel:
     """The original package's model with the weights of `model`."""
-    make = {"24khz": encodec.EncodecModel.encodec_model_24khz, "48khz": encodec.EncodecModel.encodec_model_48khz}
-    original = make[name](pretrained=False)
+    original = ORIGINALS[name](pretrained=False)
     state = {}
     for key in original.state_dict():
         new = key.replace(".model.", ".layers.").replace("quantizer.vq.", "quantizer.").replace("_codebook", "codebook")
