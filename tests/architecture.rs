@@ -9,11 +9,12 @@ use toml::{Table, Value};
 
 /// Each package and the packages of the workspace that it may use outside its tests. An edge points
 /// up this list only.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 8] = [
     ("codec-kernels", &[]),
+    ("codec-pickle", &[]),
     ("codec-core", &["codec-kernels"]),
-    ("codec-io", &["codec-kernels", "codec-core"]),
-    ("codec-nn", &["codec-kernels", "codec-core"]),
+    ("codec-io", &["codec-kernels", "codec-pickle", "codec-core"]),
+    ("codec-nn", &["codec-kernels", "codec-pickle", "codec-core"]),
     ("codec-cli", &["codec-kernels", "codec-core", "codec-io", "codec-nn"]),
     ("xtask", &[]),
     ("codec-tests", &["codec-kernels", "codec-core", "codec-io", "codec-nn"]),

@@ -93,6 +93,9 @@ pub enum Error {
     /// The arithmetic kernels refused their input.
     #[error(transparent)]
     Kernels(#[from] codec_kernels::Error),
+    /// A pickle holds what no checkpoint of ours has, or is broken.
+    #[error(transparent)]
+    Pickle(#[from] codec_pickle::Error),
     /// Codes, audio or a quantizer are not as they must be.
     #[error(transparent)]
     Core(#[from] codec_core::Error),

@@ -45,7 +45,6 @@ impl Drop for Folder {
 
 /// The values that `tests/reference/torch_vectors.py` wrote.
 fn check_torch(weights: &Weights) -> Result<()> {
-    let weights = weights.pp("state_dict");
     let at = |i: usize, j: usize, k: usize| (12 * i + 4 * j + k) as f32 / 8.0;
     let plain = weights.get((2, 3, 4), "plain")?.to_vec3::<f32>()?;
     let transposed = weights.get((4, 2, 3), "transposed")?.to_vec3::<f32>()?;
@@ -76,6 +75,39 @@ fn both_torch_containers_hold_the_same_tensors() -> Result<()> {
     for name in ["torch_zip.pth", "torch_legacy.pth"] {
         check_torch(&Weights::from_bytes(vector(name), &CPU)?)?;
     }
+    Ok(())
+}
+
+#[test]
+fn the_plain_data_beside_a_state_dict_is_json() -> Result<()> {
+    for name in ["torch_zip.pth", "torch_legacy.pth"] {
+        let checkpoint = Checkpoint::from_bytes(vector(name), &CPU)?;
+        let metadata: serde_json::Value = serde_json::from_str(checkpoint.metadata().unwrap()).unwrap();
+        let notes = serde_json::json!(["a", null, [1, -2, 1_u64 << 40]]);
+        assert_eq!(
+            metadata,
+            serde_json::json!({"epoch": 3, "loss": 0.5, "done": true, "notes": notes}),
+            "{name}"
+        );
+    }
+    let a = floats(&[1.0]);
+    let texts = [("format".to_owned(), "pt".to_owned())].into();
+    let bytes = safetensors::serialize([("a", &a)], Some(texts)).unwrap();
+    assert_eq!(Checkpoint::from_bytes(bytes, &CPU)?.metadata(), Some(r#"{"format":"pt"}"#));
+    Ok(())
+}
+
+#[test]
+fn a_wrapper_around_the_whole_model_is_no_part_of_its_names() -> Result<()> {
+    let (a, b) = (floats(&[1.0]), floats(&[2.0]));
+    let names = |tensors: &[(&str, &Tensor)]| -> Result<Vec<String>> {
+        let checkpoint = Checkpoint::from_bytes(safetensors(tensors), &CPU)?;
+        Ok(checkpoint.weights().unwrap().names().map(str::to_owned).collect())
+    };
+    assert_eq!(names(&[("model.module.x.a", &a), ("model.module.y", &b)])?, ["x.a", "y"]);
+    // A part that only some tensors belong to, or that is no wrapper, is a part of the model.
+    assert_eq!(names(&[("model.x", &a), ("y", &b)])?, ["model.x", "y"]);
+    assert_eq!(names(&[("encoder.x", &a), ("encoder.y", &b)])?, ["encoder.x", "encoder.y"]);
     Ok(())
 }
 
@@ -194,7 +226,9 @@ fn what_is_no_codec_is_said() {
         &[("model.safetensors", &safetensors(&[("a", &a)])), ("config.json", br#"{"model_type": "bert"}"#)],
     );
     let message = |path: &Path| codec_nn::load(path, &CPU).unwrap_err().to_string();
-    assert!(message(&folder.0).ends_with("not a known codec: weights of model type `bert`"));
+    let expected =
+        "not a known codec: safetensors with 1 tensors (a) and the configuration of a model of type `bert`";
+    assert!(message(&folder.0).contains(expected), "{}", message(&folder.0));
     let folder = Folder::new("empty", &[("notes.txt", b"hello")]);
     assert!(message(&folder.0).contains("a directory of 1 files, none of them weights"));
     let folder = Folder::new("text", &[("model.safetensors", b"hello")]);

@@ -18,15 +18,23 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 /// Names that weights have where a directory does not follow a convention.
-const WEIGHTS_EXTENSIONS: [&str; 5] = ["safetensors", "th", "pth", "pt", "bin"];
+const WEIGHTS_EXTENSIONS: [&str; 6] = ["safetensors", "th", "pth", "pt", "bin", "ckpt"];
 /// Key of the configuration in the metadata of a safetensors file.
 const CONFIG_KEY: &str = "config";
+
+/// Names of modules that training programs put around a whole model.
+const WRAPPERS: [&str; 5] = ["module.", "_orig_mod.", "model.", "codec.", "generator."];
+/// Tensors that an error names when it says what was found.
+const N_NAMES_SHOWN: usize = 5;
 
 /// A checkpoint before its family is known.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     config: Option<String>,
+    metadata: Option<String>,
+    /// Kinds of its weights files.
+    formats: BTreeSet<&'static str>,
     weights: Option<Weights>,
     parts: BTreeMap<String, Arc<Vec<u8>>>,
     sha256: [u8; 32],
@@ -57,13 +65,34 @@ impl Checkpoint {
     pub fn from_bytes(bytes: Vec<u8>, device: &Device) -> Result<Self> {
         let sha256 = Sha256::digest(&bytes).into();
         let tensors = read_tensors(&Arc::new(bytes))?;
-        let weights = Some(Weights::new(tensors.entries, device));
-        Ok(Self { path: PathBuf::new(), config: tensors.config, weights, parts: BTreeMap::new(), sha256 })
+        Ok(Self {
+            path: PathBuf::new(),
+            config: tensors.config,
+            metadata: tensors.metadata,
+            formats: BTreeSet::from([tensors.format]),
+            weights: Some(Weights::new(without_wrapper(tensors.entries), device)),
+            parts: BTreeMap::new(),
+            sha256,
+        })
     }
 
     /// The configuration, as JSON.
     pub fn config(&self) -> Option<&str> {
         self.config.as_deref()
+    }
+
+    /// Gives the checkpoint a configuration, as JSON, if it came without one.
+    #[must_use]
+    pub fn or_config(mut self, config: impl Into<String>) -> Self {
+        self.config.get_or_insert_with(|| config.into());
+        self
+    }
+
+    /// What a weights file says beside its tensors, as a JSON object: the plain data around the state
+    /// dict of a torch file (`{"metadata": {"kwargs": ...}}` in one of audiotools), or the metadata
+    /// of a safetensors file.
+    pub fn metadata(&self) -> Option<&str> {
+        self.metadata.as_deref()
     }
 
     /// The tensors.
@@ -86,16 +115,27 @@ impl Checkpoint {
 
     /// The error that says what was found.
     pub(crate) fn unrecognized(&self) -> Error {
-        let found = match (&self.weights, &self.config) {
-            (Some(_), Some(config)) => {
-                format!("weights of model type `{}`", model_type(config).unwrap_or_default())
-            }
-            (Some(weights), None) => {
-                let first: Vec<_> = weights.names().take(3).collect();
-                format!("{} tensors without a {CONFIG}: {}, ...", weights.names().count(), first.join(", "))
-            }
-            (None, _) => format!("the files {}", self.parts.keys().cloned().collect::<Vec<_>>().join(", ")),
+        let Some(weights) = &self.weights else {
+            let names: Vec<_> = self.parts.keys().map(String::as_str).collect();
+            let found = format!("the TFLite files {}", names.join(", "));
+            return Error::Unrecognized { path: self.path.clone(), found };
         };
+        let n_tensors = weights.names().count();
+        let first: Vec<_> = weights.names().take(N_NAMES_SHOWN).collect();
+        let more = if n_tensors > first.len() { ", ..." } else { "" };
+        let formats: Vec<_> = self.formats.iter().copied().collect();
+        let config = match &self.config {
+            Some(config) => match model_type(config) {
+                Some(model_type) => format!("the configuration of a model of type `{model_type}`"),
+                None => "a configuration without a model_type".to_owned(),
+            },
+            None => format!("no {CONFIG}"),
+        };
+        let found = format!(
+            "{} with {n_tensors} tensors ({}{more}) and {config}; no family here has such tensors",
+            formats.join(" and "),
+            first.join(", ")
+        );
         Error::Unrecognized { path: self.path.clone(), found }
     }
 
@@ -123,7 +163,15 @@ impl Checkpoint {
                 let read = |name: String| Ok((name.clone(), Arc::new(read_file(&path.join(name))?)));
                 let parts = parts.into_iter().map(read).collect::<Result<BTreeMap<_, _>>>()?;
                 let sha256 = identity(&parts);
-                Ok(Self { path: path.to_owned(), config: None, weights: None, parts, sha256 })
+                Ok(Self {
+                    path: path.to_owned(),
+                    config: None,
+                    metadata: None,
+                    formats: BTreeSet::new(),
+                    weights: None,
+                    parts,
+                    sha256,
+                })
             }
             [name] => Self::from_files(path, path, vec![path.join(name)], device),
             several => {
@@ -135,8 +183,8 @@ impl Checkpoint {
 
     /// Joins the tensors of all `files`.
     fn from_files(path: &Path, folder: &Path, files: Vec<PathBuf>, device: &Device) -> Result<Self> {
-        let (mut entries, mut config) = (BTreeMap::new(), None);
-        let mut read = BTreeMap::new();
+        let (mut entries, mut config, mut metadata) = (BTreeMap::new(), None, None);
+        let (mut formats, mut read) = (BTreeSet::new(), BTreeMap::new());
         for file in files {
             let bytes = Arc::new(read_file(&file)?);
             let tensors = read_tensors(&bytes)?;
@@ -146,6 +194,8 @@ impl Checkpoint {
             }
             entries.extend(tensors.entries);
             config = config.or(tensors.config);
+            metadata = metadata.or(tensors.metadata);
+            formats.insert(tensors.format);
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             read.insert(name, bytes);
         }
@@ -153,9 +203,9 @@ impl Checkpoint {
         if config.is_none() && config_path.is_file() {
             config = Some(read_text(&config_path)?);
         }
-        let weights = Some(Weights::new(entries, device));
+        let weights = Some(Weights::new(without_wrapper(entries), device));
         let sha256 = identity(&read);
-        Ok(Self { path: path.to_owned(), config, weights, parts: BTreeMap::new(), sha256 })
+        Ok(Self { path: path.to_owned(), config, metadata, formats, weights, parts: BTreeMap::new(), sha256 })
     }
 }
 
@@ -164,15 +214,19 @@ impl Checkpoint {
 pub(super) struct Tensors {
     pub(super) entries: BTreeMap<String, Entry>,
     pub(super) config: Option<String>,
+    /// See [`Checkpoint::metadata`].
+    pub(super) metadata: Option<String>,
+    /// Kind of the file.
+    pub(super) format: &'static str,
 }
 
 /// Reads a weights file of any kind.
 pub(super) fn read_tensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
     if bytes.starts_with(torch::ZIP_MAGIC) {
-        return Ok(Tensors { entries: torch::read_zip(bytes)?, config: None });
+        return torch::read_zip(bytes);
     }
     if bytes.starts_with(torch::LEGACY_MAGIC) {
-        return Ok(Tensors { entries: torch::read_legacy(bytes)?, config: None });
+        return torch::read_legacy(bytes);
     }
     // A safetensors file starts with the length of its header, which is JSON.
     if bytes.get(8) == Some(&b'{') {
@@ -203,8 +257,23 @@ fn read_safetensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
         (name, entry)
     };
     let entries = metadata.tensors().into_iter().map(entry).collect();
-    let config = metadata.metadata().as_ref().and_then(|m| m.get(CONFIG_KEY)).cloned();
-    Ok(Tensors { entries, config })
+    let texts = metadata.metadata().as_ref();
+    let config = texts.and_then(|texts| texts.get(CONFIG_KEY)).cloned();
+    let metadata = texts.and_then(|texts| serde_json::to_string(texts).ok());
+    Ok(Tensors { entries, config, metadata, format: "safetensors" })
+}
+
+/// The tensors without a prefix that all of them have and that names no part of a model: what
+/// parallel training, compilation or a Lightning module put there.
+fn without_wrapper(mut entries: BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
+    let is_of_all = |entries: &BTreeMap<String, Entry>, prefix: &str| {
+        !entries.is_empty() && entries.keys().all(|name| name.starts_with(prefix))
+    };
+    while let Some(prefix) = WRAPPERS.iter().find(|prefix| is_of_all(&entries, prefix)) {
+        let stripped = |(name, entry): (String, Entry)| (name[prefix.len()..].to_owned(), entry);
+        entries = entries.into_iter().map(stripped).collect();
+    }
+    entries
 }
 
 /// The files that an index lists, each a plain name beside the index.

@@ -6,7 +6,7 @@
 //! tensor that the model never read.
 
 mod checkpoint;
-mod pickle;
+mod state_dict;
 mod torch;
 
 pub use checkpoint::Checkpoint;

@@ -6,11 +6,11 @@
 //! number, a description of the machine, the object, the list of its storage keys (a pickle each),
 //! and then per key a 64-bit element count and the elements.
 
-use super::pickle::{self, ElementType, Heap, Storage, TensorView, Value};
-use super::{Dtype, Entry};
+use super::checkpoint::Tensors;
+use super::state_dict::{self, Storage};
 use crate::error::{Error, Result};
-use candle_core::DType;
-use std::collections::{BTreeMap, HashMap};
+use codec_pickle::{Heap, Value};
+use std::collections::HashMap;
 use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,16 +22,11 @@ pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x2
 pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
 const LEGACY_PROTOCOL: i64 = 1001;
-/// A state dict takes some 200 bytes of pickle per tensor; this is room for 20,000 tensors. A hostile
-/// pickle makes values of some 50 bytes out of each byte.
+/// A state dict takes some 200 bytes of pickle per tensor; this is room for 20,000 tensors.
 const MAX_PICKLE_BYTES: usize = 4 << 20;
-/// Nesting of dicts around the tensors, such as `{"state_dict": {...}}`.
-const MAX_DEPTH: usize = 4;
-/// Most entries of all dicts together, counted along every path that leads to them.
-const MAX_ENTRIES: usize = 1 << 18;
 
 /// Reads the names and places of the tensors in a zip archive.
-pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<BTreeMap<String, Entry>> {
+pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
     let broken = |why: String| Error::Format { what: "torch archive", offset: 0, why };
     let mut archive =
         zip::ZipArchive::new(Cursor::new(bytes.as_slice())).map_err(|e| broken(e.to_string()))?;
@@ -68,26 +63,24 @@ pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<BTreeMap<String, Entry>> 
     let mut heap = Heap::default();
     let (object, _) = run_bounded(&bytes[..pickle.end], pickle.start, &mut heap)?;
     let place = |storage: &Storage<'_>| members.get(&format!("{root}data/{}", storage.key)).cloned();
-    entries(bytes, &heap, object, place)
+    state_dict::read(bytes, &heap, object, "torch archive", place)
 }
 
 /// Reads the names and places of the tensors in a row of pickles.
-pub(super) fn read_legacy(bytes: &Arc<Vec<u8>>) -> Result<BTreeMap<String, Entry>> {
+pub(super) fn read_legacy(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
     let mut heap = Heap::default();
     let (protocol, offset) = run_bounded(bytes, LEGACY_MAGIC.len(), &mut heap)?;
     if !matches!(protocol, Value::Int(LEGACY_PROTOCOL)) {
         return Err(Error::Unsupported { what: "torch protocol", value: format!("{protocol:?}") });
     }
     let (machine, offset) = run_bounded(bytes, offset, &mut heap)?;
-    let is_little = |&(key, value): &(Value<'_>, Value<'_>)| {
-        matches!(key, Value::Str("little_endian")) && matches!(value, Value::Bool(true))
-    };
-    if !heap.dict(machine).is_some_and(|entries| entries.iter().any(is_little)) {
+    if !matches!(heap.get(machine, "little_endian"), Some(Value::Bool(true))) {
         return Err(Error::Unsupported { what: "byte order of", value: "a torch file".to_owned() });
     }
     let (object, offset) = run_bounded(bytes, offset, &mut heap)?;
     let (keys, mut offset) = run_bounded(bytes, offset, &mut heap)?;
-    let elements: HashMap<&str, ElementType> = heap.storages.iter().map(|s| (s.key, s.element)).collect();
+    let storages = heap.persistents().iter().filter_map(|&id| Storage::from_id(&heap, id));
+    let elements: HashMap<&str, _> = storages.map(|storage| (storage.key, storage.element)).collect();
     let mut places = HashMap::new();
     for &key in heap.sequence(keys).unwrap_or_default() {
         let place = match key {
@@ -103,7 +96,7 @@ pub(super) fn read_legacy(bytes: &Arc<Vec<u8>>) -> Result<BTreeMap<String, Entry
         offset = range.end;
         places.insert(key, range);
     }
-    entries(bytes, &heap, object, |storage| places.get(storage.key).cloned())
+    state_dict::read(bytes, &heap, object, "older torch file", |storage| places.get(storage.key).cloned())
 }
 
 fn legacy_storage(bytes: &[u8], offset: usize, element_size: usize) -> Option<Range<usize>> {
@@ -117,94 +110,5 @@ fn legacy_storage(bytes: &[u8], offset: usize, element_size: usize) -> Option<Ra
 /// Runs one pickle of bounded length.
 fn run_bounded<'a>(bytes: &'a [u8], offset: usize, heap: &mut Heap<'a>) -> Result<(Value<'a>, usize)> {
     let end = bytes.len().min(offset.saturating_add(MAX_PICKLE_BYTES));
-    pickle::run(&bytes[..end], offset, heap)
-}
-
-/// The tensors below `object`, by their path of dict keys.
-fn entries<'a>(
-    bytes: &Arc<Vec<u8>>,
-    heap: &Heap<'a>,
-    object: Value<'a>,
-    place: impl Fn(&Storage<'_>) -> Option<Range<usize>>,
-) -> Result<BTreeMap<String, Entry>> {
-    let broken = |why: String| Error::Format { what: "state dict", offset: 0, why };
-    let Some(root) = heap.dict(object) else {
-        return Err(broken("the saved object is not a dict".to_owned()));
-    };
-    let mut found = BTreeMap::new();
-    let mut n_visited = 0;
-    let mut dicts = vec![(String::new(), root, 1)];
-    while let Some((prefix, dict, depth)) = dicts.pop() {
-        n_visited += dict.len();
-        if n_visited > MAX_ENTRIES {
-            return Err(broken(format!("more than {MAX_ENTRIES} entries")));
-        }
-        for &(key, value) in dict {
-            let Value::Str(key) = key else { continue };
-            let name = format!("{prefix}{key}");
-            if let Value::Tensor(tensor_idx) = value {
-                let view = &heap.tensors[tensor_idx];
-                let storage = &heap.storages[view.storage_idx];
-                let Some(range) = place(storage) else {
-                    return Err(broken(format!("the storage of {name} is missing")));
-                };
-                let Some(entry) = entry(bytes, view, storage, range) else {
-                    return Err(broken(format!("{name} reaches beyond its storage or over itself")));
-                };
-                if found.insert(name.clone(), entry).is_some() {
-                    return Err(broken(format!("{name} occurs twice")));
-                }
-            } else if let Some(inner) = heap.dict(value) {
-                if depth == MAX_DEPTH {
-                    return Err(broken(format!("{name}: more than {MAX_DEPTH} nested dicts")));
-                }
-                dicts.push((format!("{name}."), inner, depth + 1));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// The view as a place in the file; `None` when it does not fit its storage.
-fn entry(
-    bytes: &Arc<Vec<u8>>,
-    view: &TensorView,
-    storage: &Storage<'_>,
-    range: Range<usize>,
-) -> Option<Entry> {
-    let TensorView { offset, shape, strides, .. } = view;
-    let size = storage.element.size();
-    if shape.len() != strides.len() || range.len() != storage.n_elements.checked_mul(size)? {
-        return None;
-    }
-    let n_elements = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim))?;
-    // Expanded views repeat elements: none of ours do, and a small file must not become large.
-    if n_elements > storage.n_elements {
-        return None;
-    }
-    if n_elements > 0 {
-        let reach = shape
-            .iter()
-            .zip(strides)
-            .try_fold(*offset, |at, (&dim, &stride)| at.checked_add((dim - 1).checked_mul(stride)?))?;
-        if reach >= storage.n_elements {
-            return None;
-        }
-    }
-    let dtype = match storage.element {
-        ElementType::F64 => Dtype::Float(DType::F64),
-        ElementType::F32 => Dtype::Float(DType::F32),
-        ElementType::F16 => Dtype::Float(DType::F16),
-        ElementType::Bf16 => Dtype::Float(DType::BF16),
-        other => Dtype::Other(format!("{other:?}")),
-    };
-    let start = range.start + offset.checked_mul(size)?.min(range.len());
-    let data = start..range.end;
-    Some(Entry {
-        bytes: Arc::clone(bytes),
-        data,
-        dtype,
-        shape: shape.clone(),
-        strides: Some(strides.clone()),
-    })
+    Ok(codec_pickle::run(&bytes[..end], offset, &state_dict::allows, heap)?)
 }
