@@ -3,30 +3,68 @@
 use codec_tests::compare::{self, Agreement};
 use codec_tests::vectors::{self, Vectors};
 use codec_tests::{Result, compare::codes};
+use std::collections::BTreeSet;
 
-/// A residual may have another code where the reference's own choice hangs on less than this share of
-/// its latent: both networks round at some 1e-7 per operation, and their latents are 1e-6 apart.
-const MARGIN_TOLERANCE: f32 = 1e-5;
-/// Of full scale, for models whose output peaks around it. Measured differences are a tenth of it; a
-/// wrong padding or a sample's shift is a thousand times as much.
-const AUDIO_TOLERANCE: f32 = 2e-5;
+/// How far a family may be from its reference.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// A residual may have another code where the reference's own choice hangs on less than this share
+    /// of its latent.
+    margin: f32,
+    /// Of full scale, for models whose output peaks around it. A wrong padding or a sample's shift is a
+    /// thousand times as much.
+    audio: f32,
+}
+
+/// Both networks round at some 1e-7 per operation, and their latents are 1e-6 apart; measured
+/// differences of audio are a tenth of the limit.
+const FLOATS: Limits = Limits { margin: 1e-5, audio: 2e-5 };
+/// Eight-bit arithmetic leaves nothing to rounding, and in front of it both sides add in the same order.
+const INTEGERS: Limits = Limits { margin: 0.0, audio: 2e-5 };
 /// The reference sums a segment's squares in f32, in an order of its own.
 const SCALE_TOLERANCE: f32 = 1e-6;
 
-#[test]
-fn encodec() -> Result<()> {
-    let names = vectors::names("encodec")?;
-    assert_eq!(names.len(), 4, "{names:?}");
+/// One test for each family, over all its vectors.
+macro_rules! conformance {
+    ($($family:ident: $limits:expr;)+) => {
+        $(#[test]
+        fn $family() -> Result<()> {
+            conforms(stringify!($family), $limits)
+        })+
+
+        #[test]
+        fn every_family_is_compared() {
+            let compared = BTreeSet::from([$(stringify!($family)),+]);
+            let registered = codec_nn::families::FAMILIES.iter().map(|family| family.name).collect();
+            assert_eq!(compared, registered);
+        }
+    };
+}
+
+conformance! {
+    encodec: FLOATS;
+    soundstream: INTEGERS;
+}
+
+/// Compares all vectors `FAMILY_*` whose model is there.
+fn conforms(family: &str, limits: Limits) -> Result<()> {
+    let names = vectors::names(family)?;
+    assert!(!names.is_empty(), "{family} has no vectors");
     for name in names {
         let vectors = Vectors::open(&name)?;
+        if !vectors.has_model() {
+            println!("skipped: {name}, whose model is in the optional shared test data");
+            continue;
+        }
         let codec = vectors.codec()?;
+        assert_eq!(codec.info().family, family, "{name}");
         let n_codebooks = codec.info().layout.n_codebooks();
         let (mut agreement, mut worst) = (Agreement::NONE, 0.0_f32);
         for case in vectors.cases(codec.as_ref())? {
             let n_samples = case.audio.n_samples();
             let context = |e| format!("{name}, {n_samples} samples: {e}");
             let ours = codec.encode(&case.audio, n_codebooks)?;
-            let compared = codes(&ours, &case.rows, &case.margins, MARGIN_TOLERANCE).map_err(context)?;
+            let compared = codes(&ours, &case.rows, &case.margins, limits.margin).map_err(context)?;
             agreement = agreement.and(compared);
             assert_eq!(ours.scales().len(), case.scales.len(), "{name}, {n_samples} samples");
             for (our, their) in ours.scales().iter().zip(&case.scales) {
@@ -37,44 +75,12 @@ fn encodec() -> Result<()> {
                 let fewer = codec.encode(&case.audio, *n_codebooks)?;
                 compare::same_codes(&fewer, &ours.truncated(*n_codebooks)?).map_err(context)?;
                 let decoded = codec.decode(&case.codes(codec.as_ref(), *n_codebooks)?)?;
-                let difference = compare::audio(&decoded, theirs, AUDIO_TOLERANCE).map_err(context)?;
+                let difference = compare::audio(&decoded, theirs, limits.audio).map_err(context)?;
                 worst = worst.max(difference);
             }
         }
         println!("{name}: {agreement}; audio within {worst:.1e} of full scale");
         assert!(agreement.n_compared > 150, "{name}: only {} codes", agreement.n_compared);
-    }
-    Ok(())
-}
-
-/// Eight-bit arithmetic leaves nothing to rounding, and in front of it both sides add in the same order.
-#[test]
-fn soundstream() -> Result<()> {
-    let names = vectors::names("soundstream")?;
-    assert_eq!(names, ["soundstream_lyra", "soundstream_tiny"]);
-    for name in names {
-        let vectors = Vectors::open(&name)?;
-        if !vectors.has_model() {
-            println!("skipped: {name}, whose model is in the optional shared test data");
-            continue;
-        }
-        let codec = vectors.codec()?;
-        let n_codebooks = codec.info().layout.n_codebooks();
-        let (mut agreement, mut worst) = (Agreement::NONE, 0.0_f32);
-        for case in vectors.cases(codec.as_ref())? {
-            let n_samples = case.audio.n_samples();
-            let context = |e| format!("{name}, {n_samples} samples: {e}");
-            let ours = codec.encode(&case.audio, n_codebooks)?;
-            agreement = agreement.and(codes(&ours, &case.rows, &case.margins, 0.0).map_err(context)?);
-            for (n_codebooks, theirs) in &case.decoded {
-                let fewer = codec.encode(&case.audio, *n_codebooks)?;
-                compare::same_codes(&fewer, &ours.truncated(*n_codebooks)?).map_err(context)?;
-                let decoded = codec.decode(&case.codes(codec.as_ref(), *n_codebooks)?)?;
-                worst = worst.max(compare::audio(&decoded, theirs, AUDIO_TOLERANCE).map_err(context)?);
-            }
-        }
-        println!("{name}: {agreement}; audio within {worst:.1e} of full scale");
-        assert!(agreement.n_compared > 900, "{name}: only {} codes", agreement.n_compared);
     }
     Ok(())
 }

@@ -3,35 +3,12 @@
 use codec_core::{AudioBuffer, Codec, Codes, Error};
 use codec_tests::Result;
 use codec_tests::compare::{same_audio, same_codes};
-use codec_tests::vectors::{self, Vectors};
+use codec_tests::vectors::{Subject, subjects};
 use proptest::prelude::{Just, Strategy};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 /// Random cases per codec and number of threads.
 const CASES: u32 = 12;
-
-/// A codec with audio for it.
-struct Subject {
-    name: String,
-    codec: Box<dyn Codec>,
-    clip: AudioBuffer,
-}
-
-/// Every family's codecs that the tests can build.
-fn subjects() -> Result<Vec<Subject>> {
-    let mut subjects = Vec::new();
-    for name in [vectors::names("encodec")?, vectors::names("soundstream")?].concat() {
-        let vectors = Vectors::open(&name)?;
-        if !vectors.has_model() {
-            println!("skipped: {name}, whose model is in the optional shared test data");
-            continue;
-        }
-        let codec = vectors.codec()?;
-        let clip = vectors.cases(codec.as_ref())?.pop().ok_or("no cases")?.audio;
-        subjects.push(Subject { name, codec, clip });
-    }
-    Ok(subjects)
-}
 
 /// Sizes of pieces, from mostly single steps to mostly large ones; they are repeated until the clip ends.
 fn cuts(largest: usize) -> impl Strategy<Value = Vec<usize>> {
@@ -157,30 +134,6 @@ fn an_empty_clip_has_no_codes_and_no_codes_no_audio() -> Result<()> {
         let mut encoder = codec.encoder(1)?;
         assert!(encoder.push(&nothing)?.is_empty(), "{name}");
         assert!(encoder.finish()?.is_empty(), "{name}");
-    }
-    Ok(())
-}
-
-#[test]
-fn the_declared_lookahead_is_what_an_encoder_waits_for() -> Result<()> {
-    for Subject { name, codec, clip } in subjects()? {
-        let info = codec.info();
-        let (hop, lookahead) = (info.hop_length as usize, info.lookahead as usize);
-        let mut encoder = codec.encoder(1)?;
-        let (mut n_frames, mut latest) = (0, 0);
-        for i in 0..clip.n_samples() {
-            let new = encoder.push(&clip.slice(i..i + 1))?.n_frames();
-            // Where a clip starts, padding may mirror later samples.
-            if new > 0 && (info.segment.is_some() || 2 * i > clip.n_samples()) {
-                // Samples that had come beyond the end of the first frame given now.
-                latest = latest.max((i + 1).saturating_sub((n_frames + 1) * hop));
-                if info.segment.is_some() {
-                    break;
-                }
-            }
-            n_frames += new;
-        }
-        assert_eq!(latest, lookahead, "{name}");
     }
     Ok(())
 }

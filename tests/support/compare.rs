@@ -35,36 +35,41 @@ impl std::fmt::Display for Agreement {
     }
 }
 
-/// Compares codes with those of a reference, frame by frame and coarse to fine.
+/// Compares codes with those of a reference, coarse to fine.
 ///
-/// A code may differ where its margin is below `tolerance`; the finer codes of such a frame code
-/// another residual and are not compared.
+/// A code may differ where its margin is below `tolerance`; the finer codes of its frames code another
+/// residual and are not compared.
 ///
 /// # Errors
 /// When the shapes differ, or a code whose margin is not that small.
 pub fn codes(ours: &Codes, theirs: &[Vec<u32>], margins: &[Vec<f32>], tolerance: f32) -> Result<Agreement> {
-    let rows: Vec<&[u32]> = ours.rows().collect();
-    let n_frames = theirs.first().map_or(0, Vec::len);
-    if rows.len() != theirs.len() || ours.n_frames() != n_frames {
-        let (n_codebooks, n) = (rows.len(), ours.n_frames());
-        return Err(format!("{n_codebooks} x {n} codes against {} x {n_frames}", theirs.len()).into());
+    let lengths = |rows: &mut dyn Iterator<Item = usize>| rows.collect::<Vec<_>>();
+    let sides = [lengths(&mut ours.rows().map(<[u32]>::len)), lengths(&mut theirs.iter().map(Vec::len))];
+    if sides[0] != sides[1] || sides[1] != lengths(&mut margins.iter().map(Vec::len)) {
+        return Err(format!("{:?} codes against {:?}", sides[0], sides[1]).into());
     }
     let mut agreement = Agreement::NONE;
-    for frame_idx in 0..n_frames {
-        for codebook_idx in 0..rows.len() {
-            let at = |rows: &[Vec<u32>]| rows[codebook_idx][frame_idx];
-            let (our, their) = (rows[codebook_idx][frame_idx], at(theirs));
-            let margin = margins[codebook_idx][frame_idx];
-            agreement.n_compared += 1;
-            if our != their {
-                if margin > tolerance {
-                    let place = format!("frame {frame_idx} of {n_frames}, codebook {codebook_idx}");
-                    return Err(format!("{place}: code {our} against {their}, margin {margin:.1e}").into());
-                }
-                break;
+    let mut is_same = vec![true; ours.n_frames()];
+    let strides = ours.layout().codebooks().iter().map(|codebook| codebook.stride as usize);
+    for (codebook_idx, (row, stride)) in ours.rows().zip(strides).enumerate() {
+        let (theirs, margins) = (&theirs[codebook_idx], &margins[codebook_idx]);
+        for (i, frames) in is_same.chunks_exact_mut(stride).enumerate() {
+            if frames.contains(&false) {
+                frames.fill(false);
+                continue;
             }
-            agreement.n_equal += 1;
-            agreement.smallest_margin = agreement.smallest_margin.min(margin);
+            agreement.n_compared += 1;
+            if row[i] == theirs[i] {
+                agreement.n_equal += 1;
+                agreement.smallest_margin = agreement.smallest_margin.min(margins[i]);
+                continue;
+            }
+            let (our, their, margin) = (row[i], theirs[i], margins[i]);
+            if margin > tolerance {
+                let place = format!("codebook {codebook_idx}, position {i} of {}", row.len());
+                return Err(format!("{place}: code {our} against {their}, margin {margin:.1e}").into());
+            }
+            frames.fill(false);
         }
     }
     Ok(agreement)

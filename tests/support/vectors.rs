@@ -32,7 +32,7 @@ const SHARED: [(&str, &str); 1] = [("soundstream_lyra", "lyra")];
 pub struct Case {
     /// The clip.
     pub audio: AudioBuffer,
-    /// Its codes, `[n_codebooks, n_frames]`.
+    /// Its codes: per codebook a row of `n_frames / stride`.
     pub rows: Vec<Vec<u32>>,
     /// How far a residual is from having another code, over the norm of its latent; as the codes.
     pub margins: Vec<Vec<f32>>,
@@ -94,13 +94,13 @@ impl Vectors {
         let input = tensors.rows("input")?;
         let spec = codec.info().audio;
         let lengths: BTreeSet<usize> =
-            tensors.0.keys().filter_map(|name| name.strip_suffix(".codes")?.parse().ok()).collect();
+            tensors.0.keys().filter_map(|name| name.split_once(".codes")?.0.parse().ok()).collect();
         let case = |n: usize| -> Result<Case> {
             let clip = input.iter().map(|row| row[..n].iter().map(|&x| (x / 32768.0) as f32).collect());
             let to_f32 = |rows: Vec<Vec<f64>>| -> Vec<Vec<f32>> {
                 rows.into_iter().map(|row| row.into_iter().map(|x| x as f32).collect()).collect()
             };
-            let codes = tensors.rows(&format!("{n}.codes"))?;
+            let codes = tensors.per_codebook(&format!("{n}.codes"))?;
             let mut decoded = Vec::new();
             for n_codebooks in 1..=codes.len() {
                 let name = format!("{n}.audio.{n_codebooks}");
@@ -117,7 +117,7 @@ impl Vectors {
             Ok(Case {
                 audio: AudioBuffer::from_planar(spec, clip.collect())?,
                 rows: codes.iter().map(|row| row.iter().map(|&code| code as u32).collect()).collect(),
-                margins: to_f32(tensors.rows(&format!("{n}.margins"))?),
+                margins: to_f32(tensors.per_codebook(&format!("{n}.margins"))?),
                 scales,
                 decoded,
             })
@@ -135,6 +135,42 @@ impl Case {
         let layout = codec.info().layout.truncated(n_codebooks)?;
         Ok(Codes::with_scales(layout, self.rows[..n_codebooks].to_vec(), self.scales.clone())?)
     }
+}
+
+/// A codec with audio for it.
+#[derive(Debug)]
+pub struct Subject {
+    /// Name of the vectors.
+    pub name: String,
+    /// The codec.
+    pub codec: Box<dyn Codec>,
+    /// The longest clip that there are vectors of.
+    pub clip: AudioBuffer,
+}
+
+/// Every family's codecs that the tests can build; says on the standard output what is skipped.
+///
+/// # Errors
+/// When a family has no vectors, or one of its codecs does not load.
+pub fn subjects() -> Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    for family in families::FAMILIES {
+        let names = names(family.name)?;
+        if names.is_empty() {
+            return Err(format!("{} has no vectors", family.name).into());
+        }
+        for name in names {
+            let vectors = Vectors::open(&name)?;
+            if !vectors.has_model() {
+                println!("skipped: {name}, whose model is in the optional shared test data");
+                continue;
+            }
+            let codec = vectors.codec()?;
+            let clip = vectors.cases(codec.as_ref())?.pop().ok_or("no cases")?.audio;
+            subjects.push(Subject { name, codec, clip });
+        }
+    }
+    Ok(subjects)
 }
 
 /// The names of all vectors of a family, such as `encodec_causal`.
@@ -177,6 +213,16 @@ impl Entries {
             }
         }
         Ok(Self(entries))
+    }
+
+    /// One row per codebook: those of `NAME`, or `NAME.0`, `NAME.1`, ... where their lengths differ.
+    fn per_codebook(&self, name: &str) -> Result<Vec<Vec<f64>>> {
+        if self.0.contains_key(name) {
+            return self.rows(name);
+        }
+        let names = (0..).map(|codebook_idx| format!("{name}.{codebook_idx}"));
+        let rows = names.take_while(|name| self.0.contains_key(name)).map(|name| self.rows(&name));
+        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// The values as rows over the last dimension.

@@ -51,16 +51,30 @@ pub struct Segment {
     pub n_frames: u32,
 }
 
+/// What a codec waits for in the middle of a stream; where a clip starts it may be more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Delays {
+    /// Samples after a frame's own that the encoder needs before it can emit the frame: of the frame
+    /// that waits longest.
+    pub lookahead: u32,
+    /// Frames after a frame that the decoder needs before it can emit the frame's last sample: of the
+    /// frame that waits longest.
+    pub decoder_lookahead: u32,
+    /// Samples that go into the encoder from a sample on, itself included, until the decoder can emit
+    /// it: of the sample that waits longest. Never less than a frame.
+    pub algorithmic_delay: u32,
+}
+
 /// Identity, rates and layout of a codec.
 ///
 /// ```
-/// use codec_core::{AudioSpec, CodeLayout, CodecInfo};
+/// use codec_core::{AudioSpec, CodeLayout, CodecInfo, Delays};
 /// let info = CodecInfo {
 ///     model: "encodec_24khz".into(),
 ///     family: "encodec",
 ///     audio: AudioSpec { sample_rate: 24_000, channels: 1 },
 ///     hop_length: 320,
-///     lookahead: 0,
+///     delays: Delays { lookahead: 0, decoder_lookahead: 0, algorithmic_delay: 320 },
 ///     segment: None,
 ///     layout: CodeLayout::uniform(32, 1024)?,
 /// };
@@ -80,9 +94,8 @@ pub struct CodecInfo {
     pub audio: AudioSpec,
     /// Samples per frame.
     pub hop_length: u32,
-    /// Samples after a frame's own that the encoder needs before it can emit the frame, in the
-    /// middle of a stream.
-    pub lookahead: u32,
+    /// What encoder and decoder wait for.
+    pub delays: Delays,
     /// Segments, where the family codes audio in pieces.
     pub segment: Option<Segment>,
     /// All codebooks.
@@ -90,6 +103,11 @@ pub struct CodecInfo {
 }
 
 impl CodecInfo {
+    /// Seconds from a sample to its decoded one, computing time apart.
+    pub fn delay_seconds(&self) -> f64 {
+        f64::from(self.delays.algorithmic_delay) / f64::from(self.audio.sample_rate.max(1))
+    }
+
     /// Frames per second of coded audio, nominal: overlap between segments is not counted.
     pub fn frame_rate(&self) -> Ratio {
         let (num, den) = (u64::from(self.audio.sample_rate), u64::from(self.hop_length.max(1)));
@@ -145,7 +163,8 @@ mod tests {
 
     fn info(sample_rate: u32, hop_length: u32, layout: CodeLayout) -> CodecInfo {
         let audio = AudioSpec { sample_rate, channels: 1 };
-        CodecInfo { model: "m".into(), family: "f", audio, hop_length, lookahead: 0, segment: None, layout }
+        let (model, delays) = ("m".into(), Delays::default());
+        CodecInfo { model, family: "f", audio, hop_length, delays, segment: None, layout }
     }
 
     fn ratio(num: u64, den: u64) -> Ratio {

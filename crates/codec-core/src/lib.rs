@@ -42,5 +42,5 @@ pub use audio::{AudioBuffer, AudioSpec};
 pub use codec::{Codec, Decoder, Encoder};
 pub use codes::{CodeLayout, CodebookSpec, Codes};
 pub use error::{Error, Result};
-pub use info::{CodecInfo, Ratio, Segment};
+pub use info::{CodecInfo, Delays, Ratio, Segment};
 pub use si_sdr::SiSdr;

@@ -282,7 +282,7 @@ mod tests {
                 family: "",
                 audio: AudioSpec { sample_rate: card.sample_rate, channels: card.channels },
                 hop_length: card.hop_length,
-                lookahead: 0,
+                delays: Default::default(),
                 segment: None,
                 layout: card.layout().unwrap(),
             };

@@ -1,10 +1,12 @@
-//! `codec info`: what a token file says and what its codes look like.
+//! `codec info`: what a token file says, what its codes look like, and what a model waits for.
 
 use super::{detokenize::open, for_each};
 use crate::Global;
 use crate::inputs::{self, Place};
+use crate::model::{Model, ModelArgs};
 use crate::report::Reporter;
 use anyhow::{Context, Result};
+use codec_core::CodecInfo;
 use codec_io::tokens::{self, CodeStats, TokenHeader, Totals};
 use serde::Serialize;
 use std::fmt::Write;
@@ -12,18 +14,65 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Show header, duration, bitrate, use of each codebook, and integrity of token files.
+/// Show header, duration, bitrate, use of each codebook, and integrity of token files; with a model,
+/// its rates and delays.
 ///
 /// The entropy of a codebook is that of its histogram: an ideal coder without context would need
-/// so many bits per code.
+/// so many bits per code. Delays are those in the middle of a stream, computing time apart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec info speech.nac
-  codec info codes/ --json | jq .kbps")]
+  codec info codes/ --json | jq .kbps
+  codec info --model encodec_24khz               lookahead and delay of a model")]
 pub(crate) struct Args {
     /// Token files, folders, or `-`.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "model")]
     inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// What a model says of itself.
+#[derive(Debug, Serialize)]
+struct OfModel {
+    model: String,
+    family: &'static str,
+    weights_sha256: String,
+    sample_rate: u32,
+    channels: u16,
+    hop_length: u32,
+    frame_rate: f64,
+    n_codebooks: usize,
+    max_kbps: f64,
+    #[serde(flatten)]
+    delays: Waits,
+}
+
+/// [`codec_core::Delays`] with the delay in seconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Waits {
+    /// Samples.
+    lookahead: u32,
+    /// Frames.
+    decoder_lookahead: u32,
+    /// Samples.
+    algorithmic_delay: u32,
+    delay_seconds: f64,
+}
+
+impl Waits {
+    fn of(info: &CodecInfo) -> Self {
+        let codec_core::Delays { lookahead, decoder_lookahead, algorithmic_delay } = info.delays;
+        Self { lookahead, decoder_lookahead, algorithmic_delay, delay_seconds: info.delay_seconds() }
+    }
+
+    /// Lines of a description: name and value.
+    fn lines(&self) -> [(&'static str, String); 2] {
+        let Self { lookahead, decoder_lookahead, algorithmic_delay, delay_seconds } = self;
+        let lookahead = format!("encoder {lookahead} samples, decoder {decoder_lookahead} frames");
+        let delay = format!("{algorithmic_delay} samples, {:.1} ms", delay_seconds * 1000.0);
+        [("lookahead", lookahead), ("delay", delay)]
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +101,9 @@ struct Outcome {
     has_index: bool,
     intact: bool,
     faults: Vec<String>,
+    /// When the model that made the codes was named.
+    #[serde(flatten)]
+    delays: Option<Waits>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,15 +126,54 @@ struct Codebook {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
-    let places = inputs::list(&args.inputs, &[tokens::EXTENSION])?;
     let reporter = Reporter::new(global, false);
+    let model = if args.model.model.is_some() { Some(args.model.load()?) } else { None };
+    if let (Some(model), []) = (&model, args.inputs.as_slice()) {
+        let outcome = of_model(model)?;
+        reporter.result(|| describe_model(&outcome), &outcome)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let places = inputs::list(&args.inputs, &[tokens::EXTENSION])?;
     Ok(for_each(&places, &reporter, |place| {
-        let outcome = inspect(place).with_context(|| place.to_string())?;
+        let outcome = inspect(place, model.as_ref()).with_context(|| place.to_string())?;
         reporter.result(|| describe(&outcome), &outcome)
     }))
 }
 
-fn inspect(place: &Place) -> Result<Outcome> {
+fn of_model(model: &Model) -> Result<OfModel> {
+    let info = model.codec.info();
+    let n_codebooks = info.layout.n_codebooks();
+    Ok(OfModel {
+        model: info.model.clone(),
+        family: info.family,
+        weights_sha256: tokens::WeightsHash(model.sha256).to_string(),
+        sample_rate: info.audio.sample_rate,
+        channels: info.audio.channels,
+        hop_length: info.hop_length,
+        frame_rate: info.frame_rate().to_f64(),
+        n_codebooks,
+        max_kbps: info.kilobits_per_second(n_codebooks)?.to_f64(),
+        delays: Waits::of(info),
+    })
+}
+
+fn describe_model(outcome: &OfModel) -> String {
+    let mut text = format!("{} ({})", outcome.model, outcome.family);
+    let mut line = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  {name:<12}{value}");
+    };
+    line("weights", outcome.weights_sha256.clone());
+    line("audio", format!("{} Hz, {} channel(s)", outcome.sample_rate, outcome.channels));
+    line("frames", format!("of {} samples, {:.3} Hz", outcome.hop_length, outcome.frame_rate));
+    line("codebooks", format!("{}, up to {:.3} kbit/s", outcome.n_codebooks, outcome.max_kbps));
+    for (name, value) in outcome.delays.lines() {
+        line(name, value);
+    }
+    text
+}
+
+fn inspect(place: &Place, model: Option<&Model>) -> Result<Outcome> {
     let mut counted = Counted { source: open(place)?, n_bytes: 0 };
     let mut stats: Option<CodeStats> = None;
     let (header, report) = tokens::verify(&mut counted, |codes| {
@@ -106,8 +197,10 @@ fn inspect(place: &Place) -> Result<Outcome> {
     });
     let kbps =
         tokens::file_bitrate(counted.n_bytes, n_samples, header.audio.sample_rate).map(|rate| rate / 1000.0);
+    let made_it = model.filter(|model| header.check_weights(&model.sha256).is_ok());
     Ok(Outcome {
         input: place.to_string(),
+        delays: made_it.map(|model| Waits::of(model.codec.info())),
         weights_sha256: header.weights.to_string(),
         sample_rate: header.audio.sample_rate,
         channels: header.audio.channels,
@@ -156,6 +249,9 @@ fn describe(outcome: &Outcome) -> String {
         format!("{} of {} samples, {:.3} Hz", outcome.n_frames, outcome.hop_length, outcome.frame_rate),
     );
     line("codebooks", format!("{} of {}", outcome.n_codebooks, outcome.n_codebooks_total));
+    for (name, value) in outcome.delays.iter().flat_map(Waits::lines) {
+        line(name, value);
+    }
     line("size", format!("{} bytes in {} packets", outcome.n_bytes, outcome.n_packets));
     line("bitrate", outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s, the whole file")));
     line("index", if outcome.has_index { "there".into() } else { "missing; seeking takes a scan".into() });

@@ -15,7 +15,7 @@
 //!     family: "encodec",
 //!     audio: AudioSpec { sample_rate: 24_000, channels: 1 },
 //!     hop_length: 320,
-//!     lookahead: 0,
+//!     delays: Default::default(),
 //!     segment: None,
 //!     layout: layout.clone(),
 //! };

@@ -23,7 +23,7 @@ pub(crate) fn info(layout: CodeLayout) -> CodecInfo {
         family: "test",
         audio: AudioSpec { sample_rate: 24_000, channels: 1 },
         hop_length: 320,
-        lookahead: 0,
+        delays: Default::default(),
         segment: None,
         layout,
     }

@@ -5,6 +5,7 @@
 //! with segments runs the networks on each segment apart, several at a time, and joins decoded
 //! segments by overlap-add.
 
+mod delays;
 mod segments;
 mod stream;
 
@@ -22,14 +23,15 @@ const MAX_BATCH: usize = 4;
 /// An encoder network, a quantizer and a decoder network.
 #[derive(Debug)]
 pub(crate) struct NetCodec {
-    pub(crate) info: CodecInfo,
-    /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`.
-    pub(crate) encoder: Net,
+    info: CodecInfo,
+    /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`; as many frames as are whole blocks of
+    /// the quantizer.
+    encoder: Net,
     /// `[batch, n_frames, dim]` to `[batch, n_samples, channels]`.
-    pub(crate) decoder: Net,
+    decoder: Net,
     /// Its layout is that of `info` without the scales.
-    pub(crate) quantizer: Box<dyn Quantizer>,
-    pub(crate) device: Device,
+    quantizer: Box<dyn Quantizer>,
+    device: Device,
 }
 
 /// A network that a family put together.
@@ -81,6 +83,21 @@ impl Codec for NetCodec {
 }
 
 impl NetCodec {
+    /// Puts a codec together; the delays in `info` are those of the networks, whatever it says.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] when a network gives nothing before the end of the clip.
+    pub(crate) fn new(
+        mut info: CodecInfo,
+        encoder: Net,
+        decoder: Net,
+        quantizer: Box<dyn Quantizer>,
+        device: &Device,
+    ) -> Result<Self> {
+        info.delays = delays::delays(&info, &encoder, &decoder)?;
+        Ok(Self { info, encoder, decoder, quantizer, device: device.clone() })
+    }
+
     fn check_audio(&self, audio: &AudioBuffer) -> codec_core::Result<()> {
         if audio.spec() == self.info.audio {
             return Ok(());

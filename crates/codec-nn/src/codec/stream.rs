@@ -78,10 +78,16 @@ impl<'a> DecoderBatch<'a> {
     pub(super) fn step(&mut self, clips: &[&Codes], end: bool) -> Result<Vec<AudioBuffer>> {
         let n_frames = clips.first().map_or(0, |clip| clip.n_frames());
         let frame_samples = self.codec.info.hop_length as usize * self.n_clips;
-        let piece_frames = (PIECE_SAMPLES / frame_samples.max(1)).max(1);
+        let block = self.codec.info.layout.stride_frames() as usize;
+        let piece_frames = (PIECE_SAMPLES / frame_samples.max(1)).max(1).next_multiple_of(block);
         let mut audio = vec![AudioBuffer::empty(self.codec.info.audio)?; self.n_clips];
         for (range, is_last) in pieces(n_frames, piece_frames, end) {
-            let rows = |clip: &&Codes| clip.rows().map(|row| row[range.clone()].to_vec()).collect();
+            let rows = |clip: &&Codes| {
+                let strides = clip.layout().codebooks().iter().map(|codebook| codebook.stride as usize);
+                let row =
+                    |(row, stride): (&[u32], usize)| row[range.start / stride..range.end / stride].to_vec();
+                clip.rows().zip(strides).map(row).collect()
+            };
             let latents = self.codec.latents_of(clips.iter().map(rows).collect())?;
             let steps = advance(&self.codec.decoder, &mut self.state, latents, is_last)?;
             for (audio, piece) in audio.iter_mut().zip(self.codec.audio_of(steps.as_ref(), self.n_clips)?) {

@@ -23,7 +23,7 @@ use crate::nets::seanet::Seanet;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
 use codec_core::quantizer::Rvq;
-use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Segment};
+use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays, Segment};
 use serde::Deserialize;
 
 /// See the module.
@@ -168,17 +168,12 @@ impl Config {
         if let Some(segment) = segment {
             layout = layout.with_scales(segment.n_frames)?;
         }
-        let lookahead = match segment {
-            // The first frame of a segment waits for its end.
-            Some(segment) => segment.n_samples.saturating_sub(hop_length),
-            None => u32::try_from(net.lookahead()).map_err(|_| too_large("kernel_size"))?,
-        };
         let info = CodecInfo {
             model: format!("encodec_{}khz", f64::from(self.sampling_rate) / 1000.0),
             family: FAMILY.name,
             audio: AudioSpec { sample_rate: self.sampling_rate, channels: self.audio_channels },
             hop_length,
-            lookahead,
+            delays: Delays::default(),
             segment,
             layout,
         };
@@ -187,17 +182,10 @@ impl Config {
             let name = format!("quantizer.layers.{codebook_idx}.codebook.embed");
             codebooks.append(&mut weights.values(&[self.codebook_size as usize, self.hidden_size], &name)?);
         }
-        let codec = NetCodec {
-            info,
-            encoder: net.encoder(&weights.pp("encoder.layers"))?,
-            decoder: net.decoder(&weights.pp("decoder.layers"))?,
-            quantizer: Box::new(Rvq::from_codebooks(
-                &codebooks,
-                self.codebook_size as usize,
-                self.hidden_size,
-            )?),
-            device: device.clone(),
-        };
+        let quantizer = Rvq::from_codebooks(&codebooks, self.codebook_size as usize, self.hidden_size)?;
+        let encoder = net.encoder(&weights.pp("encoder.layers"))?;
+        let decoder = net.decoder(&weights.pp("decoder.layers"))?;
+        let codec = NetCodec::new(info, encoder, decoder, Box::new(quantizer), device)?;
         weights.finish(&IGNORED)?;
         Ok(codec)
     }

@@ -19,13 +19,13 @@
 use super::Family;
 use crate::codec::NetCodec;
 use crate::error::{Error, Result};
-use crate::layers::{Chunk, DynLayer, Layer};
+use crate::layers::{DynLayer, FillBlocks};
 use crate::nets::streaming_graph;
 use crate::tflite::{Graph, Kind, Model};
 use crate::weights::Checkpoint;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use codec_core::quantizer::{Quantizer, Rvq};
-use codec_core::{AudioSpec, Codec, CodecInfo};
+use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 
 /// See the module.
 pub(super) const FAMILY: Family = Family { name: "soundstream", recognizes, load };
@@ -72,25 +72,21 @@ fn from_tflite(encoder: &[u8], quantizer: &[u8], decoder: &[u8], device: &Device
         }
     }
 
-    let mut encoder_net = vec![DynLayer::new(WholeFrames { hop_length })];
+    let mut encoder_net = vec![DynLayer::new(FillBlocks { len: hop_length })];
     encoder_net.append(&mut streaming_graph::layers(&encoder, encoder_graph, device)?);
     let hop_length = u32::try_from(hop_length)
         .map_err(|_| Error::Config { field: "hop length", why: hop_length.to_string() })?;
-    Ok(NetCodec {
-        info: CodecInfo {
-            model: "lyra-v2".to_owned(),
-            family: FAMILY.name,
-            audio: AudioSpec { sample_rate: SAMPLE_RATE, channels: 1 },
-            hop_length,
-            lookahead: 0,
-            segment: None,
-            layout: quantizer.layout().clone(),
-        },
-        encoder: encoder_net,
-        decoder: streaming_graph::layers(&decoder, decoder_graph, device)?,
-        quantizer: Box::new(quantizer),
-        device: device.clone(),
-    })
+    let info = CodecInfo {
+        model: "lyra-v2".to_owned(),
+        family: FAMILY.name,
+        audio: AudioSpec { sample_rate: SAMPLE_RATE, channels: 1 },
+        hop_length,
+        delays: Delays::default(),
+        segment: None,
+        layout: quantizer.layout().clone(),
+    };
+    let decoder_net = streaming_graph::layers(&decoder, decoder_graph, device)?;
+    NetCodec::new(info, encoder_net, decoder_net, Box::new(quantizer), device)
 }
 
 /// Values of the only one of `tensors`, which holds one frame.
@@ -179,45 +175,6 @@ fn codebooks(graph: &Graph<'_>) -> Result<Codebooks> {
     Ok(Codebooks { values, size, dim })
 }
 
-/// Completes the last frame with zeros.
-#[derive(Clone, Copy, Debug)]
-struct WholeFrames {
-    hop_length: usize,
-}
-
-/// The unfinished frame of [`WholeFrames`].
-#[derive(Debug)]
-struct Unfinished {
-    n_samples: usize,
-    /// One step of zeros for every clip of the batch.
-    zeros: Tensor,
-}
-
-impl Layer for WholeFrames {
-    /// `None` before the first sample.
-    type State = Option<Unfinished>;
-
-    fn init(&self) -> Self::State {
-        None
-    }
-
-    fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
-        let mut pieces: Vec<_> = chunk.steps.into_iter().collect();
-        if let Some(steps) = pieces.first() {
-            let n_before = state.take().map_or(0, |unfinished| unfinished.n_samples);
-            let zeros = steps.narrow(1, 0, 1)?.contiguous()?.zeros_like()?;
-            *state = Some(Unfinished { n_samples: (n_before + steps.dim(1)?) % self.hop_length, zeros });
-        }
-        if chunk.end
-            && let Some(Unfinished { n_samples: n_samples @ 1.., zeros }) = state.take()
-        {
-            pieces.push(zeros.repeat((1, self.hop_length - n_samples, 1))?);
-        }
-        let steps = if pieces.is_empty() { None } else { Some(Tensor::cat(&pieces, 1)?) };
-        Ok(Chunk { steps, end: chunk.end })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,8 +196,9 @@ mod tests {
 
     #[test]
     fn the_files_say_what_the_codec_is() {
-        let info = tiny().info;
-        assert_eq!((info.hop_length, info.lookahead, info.audio.channels), (16, 0, 1));
+        let codec = tiny();
+        let info = codec.info();
+        assert_eq!((info.hop_length, info.delays.lookahead, info.audio.channels), (16, 0, 1));
         assert_eq!((info.layout.n_codebooks(), info.layout.codebooks()[5].size), (6, 16));
         assert_eq!(info.bitrate(6).unwrap().to_f64(), 24_000.0);
     }

@@ -241,6 +241,12 @@ impl Layer for Conv1d {
         }
         Ok(Chunk { steps: outputs, end })
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        let Geometry { stride, .. } = self.geometry;
+        let last = output_idx.saturating_mul(stride as u64).saturating_add(self.geometry.span() as u64 - 1);
+        Some(last.saturating_sub(self.padding.left as u64))
+    }
 }
 
 impl Conv1d {

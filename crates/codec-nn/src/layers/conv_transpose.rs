@@ -111,6 +111,10 @@ impl Layer for ConvTranspose1d {
         }
         Ok(Chunk { steps: outputs, end })
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        Some(output_idx.saturating_add(self.trim_left as u64) / self.stride as u64)
+    }
 }
 
 impl ConvTranspose1d {

@@ -12,6 +12,8 @@
 //! | [`Residual`] | outputs of one branch that the other has not met yet | nothing: both branches end at the same length |
 //! | [`Lstm`] | hidden and cell state of each layer | nothing |
 //! | [`Trim`] | the last `right` steps; steps still to drop at the left | drops what it holds |
+//! | [`FillBlocks`] | how much of a block has passed | zeros that complete the block |
+//! | [`WholeBlocks`] | steps of an unfinished block | nothing: a stream ends with a whole block |
 //! | [`GroupNorm`] | everything: its statistics need the whole segment | the normalised segment |
 //! | [`Activation`], [`LayerNorm`] | none | nothing |
 //!
@@ -25,6 +27,7 @@
 //!   the moment of its computation: build the layer anew after the variables change.
 
 mod activation;
+mod blocks;
 mod conv;
 mod conv_transpose;
 mod lstm;
@@ -36,6 +39,7 @@ mod steps;
 mod testing;
 
 pub use activation::Activation;
+pub use blocks::{FillBlocks, WholeBlocks};
 pub use codec_kernels::Unary;
 pub use conv::{Conv1d, ConvSpec, ConvState, Fill, Padding};
 pub use conv_transpose::{ConvTranspose1d, ConvTransposeState};
@@ -107,6 +111,15 @@ pub trait Layer: Debug + Send + Sync {
     /// [`crate::Error::Shape`] when the channels are not the layer's, [`crate::Error::Unsupported`] for
     /// another type than `f32` on the CPU, and what the tensor library fails with. The stream is then lost.
     fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk>;
+
+    /// The last step of input that step `output_idx` of the output waits for, in the middle of a stream;
+    /// `None` when it waits for the end mark.
+    ///
+    /// Where a stream starts it may wait longer: a padding may mirror later steps. What is given here is
+    /// right for a layer that answers every step at once.
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        Some(output_idx)
+    }
 
     /// Runs a whole clip: one step with the end mark. `None` when no output is complete.
     ///

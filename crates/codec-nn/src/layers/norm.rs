@@ -89,6 +89,10 @@ impl Layer for GroupNorm {
         let segment = Chunk { steps: join(&std::mem::take(collected))?, end: true };
         segment.map_steps(|xs| ops::group_norm(&xs, self.n_groups, &self.gamma, &self.beta, self.epsilon))
     }
+
+    fn last_input(&self, _: u64) -> Option<u64> {
+        None
+    }
 }
 
 #[cfg(test)]

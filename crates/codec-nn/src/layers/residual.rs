@@ -76,6 +76,10 @@ impl<L: Layer, S: Layer> Layer for Residual<L, S> {
         };
         Ok(Chunk { steps, end })
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        Some(self.inner.last_input(output_idx)?.max(self.shortcut.last_input(output_idx)?))
+    }
 }
 
 /// Passes its input on.

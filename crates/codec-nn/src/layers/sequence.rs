@@ -49,12 +49,17 @@ impl Layer for DynLayer {
     fn step(&self, state: &mut DynState, chunk: Chunk) -> Result<Chunk> {
         self.0.step_erased(state.0.as_mut(), chunk)
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        self.0.last_input_erased(output_idx)
+    }
 }
 
 /// [`Layer`] without its associated type, so that it can be a trait object.
 trait Erased: Debug + Send + Sync {
     fn init_erased(&self) -> Box<dyn Any + Send>;
     fn step_erased(&self, state: &mut (dyn Any + Send), chunk: Chunk) -> Result<Chunk>;
+    fn last_input_erased(&self, output_idx: u64) -> Option<u64>;
 }
 
 impl<L: Layer> Erased for L {
@@ -67,6 +72,10 @@ impl<L: Layer> Erased for L {
             .downcast_mut::<L::State>()
             .ok_or(Error::ForeignState { expected: std::any::type_name::<L::State>() })?;
         self.step(state, chunk)
+    }
+
+    fn last_input_erased(&self, output_idx: u64) -> Option<u64> {
+        self.last_input(output_idx)
     }
 }
 
@@ -87,6 +96,10 @@ impl<L: Layer> Layer for Vec<L> {
         }
         Ok(chunk)
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        self.iter().rev().try_fold(output_idx, |idx, layer| layer.last_input(idx))
+    }
 }
 
 impl<L: Layer + ?Sized> Layer for Box<L> {
@@ -98,6 +111,10 @@ impl<L: Layer + ?Sized> Layer for Box<L> {
 
     fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
         self.as_ref().step(state, chunk)
+    }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        self.as_ref().last_input(output_idx)
     }
 }
 
@@ -116,6 +133,10 @@ impl<L: Layer> Layer for Option<L> {
             _ => Err(Error::ForeignState { expected: std::any::type_name::<Self::State>() }),
         }
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        self.as_ref().map_or(Some(output_idx), |layer| layer.last_input(output_idx))
+    }
 }
 
 macro_rules! impl_layer_for_tuple {
@@ -130,6 +151,11 @@ macro_rules! impl_layer_for_tuple {
             fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
                 $(let chunk = self.$idx.step(&mut state.$idx, chunk)?;)+
                 Ok(chunk)
+            }
+
+            fn last_input(&self, output_idx: u64) -> Option<u64> {
+                let layers: &[&dyn Fn(u64) -> Option<u64>] = &[$(&|idx| self.$idx.last_input(idx)),+];
+                layers.iter().rev().try_fold(output_idx, |idx, last_input| last_input(idx))
             }
         }
     };

@@ -41,6 +41,10 @@ impl Layer for Trim {
         }
         Ok(Chunk { steps, end: chunk.end })
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        Some(output_idx.saturating_add(self.left as u64).saturating_add(self.right as u64))
+    }
 }
 
 /// Steps that wait for others.

@@ -34,4 +34,9 @@ impl<L: Layer> Layer for Groups<L> {
         let steps = if outputs.is_empty() { None } else { Some(Tensor::cat(&outputs, 2)?) };
         Ok(Chunk { steps, end })
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        let last_inputs = self.0.iter().map(|layer| layer.last_input(output_idx));
+        last_inputs.reduce(|one, other| Some(one?.max(other?))).unwrap_or(Some(output_idx))
+    }
 }

@@ -203,6 +203,10 @@ impl<L: Layer> Layer for Residual8<L> {
         };
         Ok(Chunk { steps, end })
     }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        self.inner.last_input(output_idx)
+    }
 }
 
 /// Transposed convolution of integers whose result is rounded to eight bits once per frame.
@@ -309,6 +313,11 @@ impl Layer for ConvTranspose8 {
             *state = self.init();
         }
         Ok(Chunk { steps, end })
+    }
+
+    fn last_input(&self, output_idx: u64) -> Option<u64> {
+        let frame_idx = output_idx / self.n_out as u64;
+        Some((frame_idx + 1).saturating_mul(self.n_in as u64) - 1)
     }
 }
 

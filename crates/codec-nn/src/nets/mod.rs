@@ -2,5 +2,6 @@
 
 mod groups;
 mod int8;
+mod numbered;
 pub(crate) mod seanet;
 pub(crate) mod streaming_graph;

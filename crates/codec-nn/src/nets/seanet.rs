@@ -5,10 +5,11 @@
 //! facebookresearch/encodec, encodec/modules/{seanet,conv,lstm}.py. Layers are numbered, and their
 //! tensors named, as Hugging Face's `EncodecModel` does.
 
+use super::numbered::Numbered;
 use crate::error::Result;
 use crate::layers::{
-    Activation, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, GroupNorm, Layer, Lstm, LstmWeights,
-    Padding, Residual, Trim,
+    Activation, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, GroupNorm, Lstm, LstmWeights, Padding,
+    Residual, Trim,
 };
 use crate::weights::Weights;
 
@@ -48,7 +49,7 @@ pub(crate) struct Seanet {
 impl Seanet {
     /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`.
     pub(crate) fn encoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
-        let mut net = Sequence::new(weights);
+        let mut net = Numbered::new(weights);
         let mut width = self.n_filters;
         net.push(self.conv(&net.weights(), self.channels, width, self.plain(self.kernel_size))?);
         for &ratio in self.ratios.iter().rev() {
@@ -65,7 +66,7 @@ impl Seanet {
 
     /// `[batch, n_frames, dim]` to `[batch, n_frames * hop_length, channels]`.
     pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
-        let mut net = Sequence::new(weights);
+        let mut net = Numbered::new(weights);
         let mut width = self.n_filters << self.ratios.len();
         net.push(self.conv(&net.weights(), self.dim, width, self.plain(self.kernel_size))?);
         net.push(self.lstm(&net.weights(), width)?);
@@ -80,29 +81,11 @@ impl Seanet {
         Ok(net.layers)
     }
 
-    /// Samples that the encoder reads after the last sample of a frame, away from the clip's start.
-    pub(crate) fn lookahead(&self) -> usize {
-        // From the last convolution to the first: frame f reads the steps up to a * f + reach.
-        let reach = |reach: usize, window: Window| {
-            let Window { stride, padding, .. } = window;
-            reach * stride + window.span() - 1 - padding.left
-        };
-        let mut last = reach(0, self.plain(self.last_kernel_size));
-        for &ratio in &self.ratios {
-            last = reach(last, self.down(ratio));
-            for layer_idx in (0..self.n_residual_layers).rev() {
-                last = reach(last, self.residual(layer_idx));
-            }
-        }
-        let hop_length: usize = self.ratios.iter().product();
-        (reach(last, self.plain(self.kernel_size)) + 1).saturating_sub(hop_length)
-    }
-
-    fn push_residuals(&self, net: &mut Sequence, width: usize) -> Result<()> {
+    fn push_residuals(&self, net: &mut Numbered, width: usize) -> Result<()> {
         for layer_idx in 0..self.n_residual_layers {
             let weights = net.weights();
             let hidden = width / self.compress;
-            let mut block = Sequence::new(&weights.pp("block"));
+            let mut block = Numbered::new(&weights.pp("block"));
             block.push(elu());
             block.push(self.conv(&block.weights(), width, hidden, self.residual(layer_idx))?);
             block.push(elu());
@@ -202,67 +185,6 @@ struct Window {
     padding: Padding,
 }
 
-impl Window {
-    fn span(self) -> usize {
-        (self.kernel - 1) * self.dilation + 1
-    }
-}
-
-/// Layers with the numbers that their tensors have.
-#[derive(Debug)]
-struct Sequence {
-    layers: Vec<DynLayer>,
-    weights: Weights,
-}
-
-impl Sequence {
-    fn new(weights: &Weights) -> Self {
-        Self { layers: Vec::new(), weights: weights.clone() }
-    }
-
-    /// The tensors of the layer that comes next.
-    fn weights(&self) -> Weights {
-        self.weights.pp(self.layers.len())
-    }
-
-    fn push(&mut self, layer: impl Layer + 'static) {
-        self.layers.push(DynLayer::new(layer));
-    }
-}
-
 fn elu() -> Activation {
     Activation::elu(ELU_ALPHA)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn published(n_filters: usize, ratios: [usize; 4], causal: bool) -> Seanet {
-        Seanet {
-            channels: 1,
-            dim: 128,
-            n_filters,
-            ratios: ratios.to_vec(),
-            n_residual_layers: 1,
-            kernel_size: 7,
-            last_kernel_size: 7,
-            residual_kernel_size: 3,
-            dilation_growth: 2,
-            compress: 2,
-            n_lstm_layers: 2,
-            causal,
-            trim_right_ratio: 1.0,
-            fill: Fill::Reflect,
-            conv_shortcut: true,
-            group_norm: false,
-        }
-    }
-
-    /// The figures come from the gradient of a frame of the reference encoder.
-    #[test]
-    fn a_causal_encoder_reads_no_later_sample_and_others_do() {
-        assert_eq!(published(32, [8, 5, 4, 2], true).lookahead(), 0);
-        assert_eq!(published(64, [8, 5, 4, 4], false).lookahead(), 2386);
-    }
 }

@@ -1,0 +1,143 @@
+//! What a codec waits for, from its layers.
+
+use super::Net;
+use crate::error::{Error, Result};
+use crate::layers::Layer;
+use codec_core::{CodecInfo, Delays, Segment};
+
+/// A block so far from the start of a stream that no padding there matters.
+const MIDDLE: u64 = 1 << 16;
+
+/// The delays of a codec with these networks.
+///
+/// # Errors
+/// [`Error::Unsupported`] when a network waits for the end of a clip that is not cut into segments.
+pub(super) fn delays(info: &CodecInfo, encoder: &Net, decoder: &Net) -> Result<Delays> {
+    if let Some(segment) = info.segment {
+        return narrow(of_segments(segment, u64::from(info.hop_length)));
+    }
+    let (hop_length, block) = (u64::from(info.hop_length), u64::from(info.layout.block_frames()));
+    let waits_for_end =
+        || Error::Unsupported { what: "network", value: "that waits for the end of the clip".to_owned() };
+    // Codes come in whole blocks.
+    let frame_for = |sample_idx: u64| Some((decoder.last_input(sample_idx)? / block + 1) * block - 1);
+    let mut all = [0; 3];
+    for frame_idx in MIDDLE * block..(MIDDLE + 1) * block {
+        let one = || {
+            let end = (frame_idx + 1) * hop_length;
+            let lookahead = (encoder.last_input(frame_idx)? + 1).saturating_sub(end);
+            let decoder_lookahead = frame_for(end - 1)?.saturating_sub(frame_idx);
+            // Of the samples that wait for this frame, the first waits longest.
+            let first_idx = first(2 * end, |sample_idx| frame_for(sample_idx).is_none_or(|f| f >= frame_idx));
+            let last_idx = encoder.last_input(frame_for(first_idx)?)?;
+            Some([lookahead, decoder_lookahead, (last_idx + 1).saturating_sub(first_idx)])
+        };
+        let one = one().ok_or_else(waits_for_end)?;
+        all = std::array::from_fn(|i| all[i].max(one[i]));
+    }
+    narrow(all)
+}
+
+/// The delays when audio is coded in segments, each of which waits for its end.
+fn of_segments(segment: Segment, hop_length: u64) -> [u64; 3] {
+    let Segment { n_samples, stride, n_frames } = segment;
+    let [n_samples, stride, n_frames] = [n_samples, stride, n_frames].map(u64::from);
+    let decoder_lookahead = |frame_idx: u64| {
+        let last_sample = ((frame_idx + 1) * hop_length).min(n_samples) - 1;
+        // Where segments overlap, a sample waits for the last one that reaches it.
+        let n_segments = last_sample / stride.max(1) + 1;
+        (n_segments * n_frames - 1).saturating_sub(frame_idx)
+    };
+    let longest = (0..n_frames).map(decoder_lookahead).max().unwrap_or(0);
+    [n_samples.saturating_sub(hop_length), longest, n_samples]
+}
+
+/// The first index below `end` from which on `is_reached` holds; `end` if there is none.
+fn first(end: u64, is_reached: impl Fn(u64) -> bool) -> u64 {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_reached(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
+}
+
+fn narrow(delays: [u64; 3]) -> Result<Delays> {
+    let too_long = |_| Error::Config { field: "kernel_size", why: "a delay is too long".to_owned() };
+    let [lookahead, decoder_lookahead, algorithmic_delay] = delays.map(u32::try_from);
+    Ok(Delays {
+        lookahead: lookahead.map_err(too_long)?,
+        decoder_lookahead: decoder_lookahead.map_err(too_long)?,
+        algorithmic_delay: algorithmic_delay.map_err(too_long)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::{Conv1d, ConvSpec, ConvTranspose1d, DynLayer, GroupNorm, Padding, WholeBlocks};
+    use candle_core::{DType, Device, Tensor};
+    use codec_core::{AudioSpec, CodeLayout, CodebookSpec};
+
+    fn zeros(dims: &[usize]) -> Tensor {
+        Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    fn conv(kernel: usize, stride: usize, padding: usize) -> DynLayer {
+        let padding = Padding::symmetric(padding);
+        let spec = ConvSpec { stride, padding, ..ConvSpec::default() };
+        DynLayer::new(Conv1d::new(&zeros(&[1, 1, kernel]), None, spec).unwrap())
+    }
+
+    fn info(hop_length: u32, stride: u32) -> CodecInfo {
+        CodecInfo {
+            model: String::new(),
+            family: "test",
+            audio: AudioSpec { sample_rate: 8000, channels: 1 },
+            hop_length,
+            delays: Delays::default(),
+            segment: None,
+            layout: CodeLayout::new(vec![CodebookSpec { size: 2, stride }]).unwrap(),
+        }
+    }
+
+    #[test]
+    fn windows_around_a_step_wait_for_what_follows_it() {
+        // A frame reads 3 samples before its own 4 and 3 after; a sample reads a frame on either side.
+        let encoder = vec![conv(10, 4, 3)];
+        let up = ConvTranspose1d::new(&zeros(&[1, 1, 8]), None, 4, 2, 2).unwrap();
+        let decoder = vec![DynLayer::new(up)];
+        let want = Delays { lookahead: 3, decoder_lookahead: 1, algorithmic_delay: 9 };
+        // Sample 2 of a frame is the first to wait for the next one: 2 and 4 more, and 3.
+        assert_eq!(delays(&info(4, 1), &encoder, &decoder).unwrap(), want);
+    }
+
+    #[test]
+    fn strided_codebooks_wait_for_whole_blocks() {
+        let encoder = vec![conv(2, 2, 0), DynLayer::new(WholeBlocks { len: 4 })];
+        let up = ConvTranspose1d::new(&zeros(&[1, 1, 2]), None, 2, 0, 0).unwrap();
+        let want = Delays { lookahead: 6, decoder_lookahead: 3, algorithmic_delay: 8 };
+        assert_eq!(delays(&info(2, 4), &encoder, &vec![DynLayer::new(up)]).unwrap(), want);
+    }
+
+    #[test]
+    fn segments_wait_for_their_end_and_in_the_overlap_for_the_next() {
+        let published = Segment { n_samples: 48_000, stride: 47_520, n_frames: 150 };
+        // The overlap begins within frame 148, which waits for frame 299.
+        assert_eq!(of_segments(published, 320), [47_680, 151, 48_000]);
+        let apart = Segment { n_samples: 40, stride: 40, n_frames: 5 };
+        assert_eq!(of_segments(apart, 8), [32, 4, 40]);
+    }
+
+    #[test]
+    fn a_network_without_an_end_is_refused() {
+        let norm = GroupNorm::new(1, zeros(&[1]), zeros(&[1]), 1e-5).unwrap();
+        let net = vec![DynLayer::new(norm)];
+        let error = delays(&info(1, 1), &net, &Vec::new()).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    }
+}

@@ -1,0 +1,169 @@
+//! The delays that a codec declares are those that it has: what comes out is timed, and the future is
+//! changed to see from which sample on it matters.
+
+use codec_core::{AudioBuffer, Codec, CodecInfo, Codes};
+use codec_tests::Result;
+use codec_tests::vectors::{Subject, subjects};
+
+/// Frames that are looked at.
+const N_FRAMES: usize = 4;
+
+/// Sample at which a frame starts.
+fn start_of(info: &CodecInfo, frame_idx: usize) -> usize {
+    let hop_length = info.hop_length as usize;
+    match info.segment {
+        None => frame_idx * hop_length,
+        Some(segment) => {
+            let (segment_idx, in_segment) =
+                (frame_idx / segment.n_frames as usize, frame_idx % segment.n_frames as usize);
+            segment_idx * segment.stride as usize + in_segment * hop_length
+        }
+    }
+}
+
+/// The frames of some whole blocks, or for codecs with segments those of the first one, that lie so far
+/// behind the start that no padding there matters and so far before the end that all is there.
+fn middle(info: &CodecInfo, n_frames: usize) -> std::ops::Range<usize> {
+    let block = info.layout.block_frames() as usize;
+    let start = if info.segment.is_some() { 0 } else { (n_frames / 2).next_multiple_of(block) };
+    let end = start + N_FRAMES.next_multiple_of(block);
+    assert!(end < n_frames, "the clip is too short");
+    start..end
+}
+
+/// Pushes single samples and gives, for each frame, how many had come when it came.
+fn arrival_of_frames(codec: &dyn Codec, clip: &AudioBuffer) -> Result<(Vec<usize>, Codes)> {
+    let mut encoder = codec.encoder(codec.info().layout.n_codebooks())?;
+    let mut codes = Codes::empty(codec.info().layout.clone());
+    let mut arrivals = Vec::new();
+    for i in 0..clip.n_samples() {
+        codes.append(&encoder.push(&clip.slice(i..i + 1))?)?;
+        arrivals.resize(codes.n_frames(), i + 1);
+    }
+    Ok((arrivals, codes))
+}
+
+/// Pushes single blocks and gives, for each sample, how many frames had come when it came.
+fn arrival_of_samples(codec: &dyn Codec, codes: &Codes) -> Result<Vec<usize>> {
+    let block = codec.info().layout.block_frames() as usize;
+    let (mut decoder, mut n_samples, mut arrivals) = (codec.decoder()?, 0, Vec::new());
+    for start in (0..codes.n_frames()).step_by(block) {
+        let end = codes.n_frames().min(start + block);
+        n_samples += decoder.push(&codes.slice(start..end)?)?.n_samples();
+        arrivals.resize(n_samples, end);
+    }
+    Ok(arrivals)
+}
+
+#[test]
+fn streams_wait_as_long_as_declared() -> Result<()> {
+    for Subject { name, codec, clip } in subjects()? {
+        let (info, codec) = (codec.info(), codec.as_ref());
+        let hop_length = info.hop_length as usize;
+        let (of_frames, codes) = arrival_of_frames(codec, &clip)?;
+        let of_samples = arrival_of_samples(codec, &codes)?;
+        let frames = match info.segment {
+            Some(segment) => 0..segment.n_frames as usize,
+            None => middle(info, codes.n_frames()),
+        };
+        let mut lookahead = 0;
+        let mut decoder_lookahead = 0;
+        for frame_idx in frames.clone() {
+            let end = start_of(info, frame_idx) + hop_length;
+            lookahead = lookahead.max(of_frames[frame_idx].saturating_sub(end));
+            if let Some(n_frames) = of_samples.get(end - 1) {
+                decoder_lookahead = decoder_lookahead.max(n_frames - (frame_idx + 1));
+            }
+        }
+        assert_eq!(lookahead, info.delays.lookahead as usize, "{name}: encoder");
+        assert_eq!(decoder_lookahead, info.delays.decoder_lookahead as usize, "{name}: decoder");
+        let samples = start_of(info, frames.start)..start_of(info, frames.end);
+        let delay = samples.map(|i| Some(of_frames[of_samples.get(i)? - 1] - i)).max().flatten();
+        assert_eq!(delay, Some(info.delays.algorithmic_delay as usize), "{name}: both");
+        println!(
+            "{name}: lookahead {lookahead} samples, decoder {decoder_lookahead} frames, delay {} samples",
+            info.delays.algorithmic_delay
+        );
+    }
+    Ok(())
+}
+
+/// The clip with other samples from `start` on, large enough to move every latent that they reach.
+fn changed(clip: &AudioBuffer, samples: std::ops::Range<usize>) -> Result<AudioBuffer> {
+    let change = |i: usize, x: f32| if samples.contains(&i) { 1000.0 - x } else { x };
+    let channels = clip.channels().map(|c| c.iter().enumerate().map(|(i, &x)| change(i, x)).collect());
+    Ok(AudioBuffer::from_planar(clip.spec(), channels.collect())?)
+}
+
+#[test]
+fn a_frame_depends_on_the_samples_of_its_lookahead_and_none_after_them() -> Result<()> {
+    for Subject { name, codec, clip } in subjects()? {
+        let info = codec.info();
+        let n_codebooks = info.layout.n_codebooks();
+        let codes = codec.encode(&clip, n_codebooks)?;
+        let codes_of = |codes: &Codes, frame_idx: usize| -> Vec<u32> {
+            let strides = info.layout.codebooks().iter().map(|codebook| codebook.stride as usize);
+            codes.rows().zip(strides).map(|(row, stride)| row[frame_idx / stride]).collect()
+        };
+        let mut depends = false;
+        for frame_idx in middle(info, codes.n_frames()) {
+            let end = start_of(info, frame_idx) + info.hop_length as usize;
+            let horizon = end + info.delays.lookahead as usize;
+            let after = codec.encode(&changed(&clip, horizon..clip.n_samples())?, n_codebooks)?;
+            assert_eq!(
+                codes_of(&after, frame_idx),
+                codes_of(&codes, frame_idx),
+                "{name}: frame {frame_idx} depends on a sample beyond {horizon}"
+            );
+            let last = codec.encode(&changed(&clip, horizon - 1..horizon)?, n_codebooks)?;
+            depends |= codes_of(&last, frame_idx) != codes_of(&codes, frame_idx);
+        }
+        assert!(depends, "{name}: no frame depends on the last sample of its lookahead");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sample_depends_on_the_frames_of_the_lookahead_and_none_after_them() -> Result<()> {
+    for Subject { name, codec, clip } in subjects()? {
+        let info = codec.info();
+        let codes = codec.encode(&clip, info.layout.n_codebooks())?;
+        let audio = codec.decode(&codes)?;
+        let frames = match info.segment {
+            // What is long depends on where the segments overlap.
+            Some(segment) => 0..segment.n_frames as usize,
+            None => middle(info, codes.n_frames()),
+        };
+        let other = |from: usize, to: usize| -> Result<AudioBuffer> {
+            let rows = codes.rows().zip(info.layout.codebooks()).map(|(row, codebook)| {
+                let stride = codebook.stride as usize;
+                let change = |(i, &code): (usize, &u32)| {
+                    let is_in = (from / stride..to.div_ceil(stride)).contains(&i);
+                    if is_in { (code + codebook.size / 2) % codebook.size } else { code }
+                };
+                row.iter().enumerate().map(change).collect()
+            });
+            let layout = info.layout.clone();
+            Ok(codec.decode(&Codes::with_scales(layout, rows.collect(), codes.scales().to_vec())?)?)
+        };
+        let is_same = |decoded: &AudioBuffer, frame_idx: usize| {
+            let start = start_of(info, frame_idx);
+            let samples = start..(start + info.hop_length as usize).min(audio.n_samples());
+            decoded.slice(samples.clone()) == audio.slice(samples)
+        };
+        let mut depends = false;
+        for frame_idx in frames {
+            let horizon = frame_idx + 1 + info.delays.decoder_lookahead as usize;
+            if horizon > codes.n_frames() {
+                break;
+            }
+            // A code that the frame shares with later ones is not after it.
+            let after = horizon.next_multiple_of(info.layout.stride_frames() as usize);
+            let after = other(after, codes.n_frames())?;
+            assert!(is_same(&after, frame_idx), "{name}: frame {frame_idx} depends on frame {horizon}");
+            depends |= !is_same(&other(horizon - 1, horizon)?, frame_idx);
+        }
+        assert!(depends, "{name}: no sample depends on the last frame of the lookahead");
+    }
+    Ok(())
+}
