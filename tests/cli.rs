@@ -173,6 +173,13 @@ fn cut_cat_info_and_verify_agree() {
     assert!(whole["codebooks"][0]["entropy_bits"].as_f64().unwrap() > 0.5, "{whole}");
     assert!(codec().arg("verify").arg(dir.path()).output().unwrap().status.success());
 
+    // The model that made the codes says what it waits for: causal, so a frame.
+    let model = json(&codec().args(["info", "--json"]).output().unwrap()).remove(0);
+    for outcome in [&whole, &model] {
+        assert_eq!(outcome["algorithmic_delay"], outcome["hop_length"], "{outcome}");
+        assert_eq!(outcome["lookahead"], 0, "{outcome}");
+    }
+
     // One flipped bit in the middle is found and named.
     let mut bytes = std::fs::read(path("a.nac")).unwrap();
     let middle = bytes.len() / 2;
