@@ -1,37 +1,72 @@
-//! Attention of one head, query by query, so that no query's result depends on the others in the call.
+//! Attention, query by query and head by head, so that no query's result depends on the others in the call.
 
 use std::ops::Range;
 
-use crate::error::{Error, Result, count_rows, expect_len};
+use crate::error::{Error, Result, count_rows, expect_len, product};
 use crate::pool;
 use crate::reduce::{Dot, exp_and_sum};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 
-/// Scaled dot-product attention of one head.
+/// Vectors of an output that are summed in one pass over the values.
+const PASS: usize = 4;
+
+/// How the channels of queries, keys and values are split into heads, one head after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of the queries.
+    pub n_heads: usize,
+    /// Heads of keys and values; each serves `n_heads / n_kv_heads` neighbouring heads of the queries.
+    pub n_kv_heads: usize,
+    /// Channels per head.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// One head of `dim` channels.
+    pub fn one(dim: usize) -> Self {
+        Self { n_heads: 1, n_kv_heads: 1, dim }
+    }
+
+    /// Channels of queries and of keys.
+    fn widths(self) -> Result<(usize, usize)> {
+        if self.n_kv_heads == 0 {
+            return Err(Error::Zero { what: "n_kv_heads" });
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return Err(Error::Uneven { what: "n_heads", unit: self.n_kv_heads, actual: self.n_heads });
+        }
+        Ok((product("queries", self.n_heads, self.dim)?, product("keys", self.n_kv_heads, self.dim)?))
+    }
+}
+
+/// Scaled dot-product attention.
 ///
 /// Query i sees the keys in `visible(i)`, counted from that range's start: where the range lies in `k` does not
 /// change a bit. A query that sees no key gets zeros.
 ///
 /// # Shapes
-/// `q`, `out`: `[n_queries, dim]`; `k`, `v`: `[n_keys, dim]`; `visible(i)` lies within `0..n_keys`.
+/// `q`, `out`: `[n_queries, n_heads * dim]`; `k`, `v`: `[n_keys, n_kv_heads * dim]`; `visible(i)` lies within
+/// `0..n_keys`.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Uneven`] or [`Error::Zero`] where the sizes do not agree, [`Error::KeyRange`] for
 /// a range outside the keys.
 ///
 /// # Source
-/// Vaswani et al. 2017, "Attention is all you need", eq. 1, with `scale` in place of 1/√dim.
+/// Vaswani et al. 2017, "Attention is all you need", eq. 1, with `scale` in place of 1/√dim; shared keys:
+/// Ainslie et al. 2023, "GQA", section 2.2.
 pub fn attention(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    dim: usize,
+    heads: Heads,
     scale: f32,
     visible: impl Fn(usize) -> Range<usize> + Sync,
     out: &mut [f32],
 ) -> Result<()> {
-    let n_queries = count_rows("dim", q.len(), dim)?;
-    let n_keys = count_rows("dim", k.len(), dim)?;
+    let (width, kv_width) = heads.widths()?;
+    let n_queries = count_rows("q", q.len(), width)?;
+    let n_keys = count_rows("k", k.len(), kv_width)?;
     expect_len("v", k.len(), v.len())?;
     expect_len("out", q.len(), out.len())?;
     let mut n_pairs = 0_usize;
@@ -43,18 +78,26 @@ pub fn attention(
         n_pairs = n_pairs.saturating_add(end - start);
     }
     let level = level();
-    let n_threads = pool::threads_for(n_pairs.saturating_mul(dim), 4 * pool::GRAIN);
-    pool::for_row_blocks(out, dim, 1, n_threads, |first, out| {
+    let n_threads = pool::threads_for(n_pairs.saturating_mul(width), 4 * pool::GRAIN);
+    pool::for_row_blocks(out, width, 1, n_threads, |first, out| {
         let mut weights = Vec::new();
-        for (i, out) in out.chunks_exact_mut(dim).enumerate() {
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
             let query_idx = first + i;
-            let q = &q[query_idx * dim..][..dim];
+            let q = &q[query_idx * width..][..width];
             let keys = visible(query_idx);
-            let span = keys.start * dim..keys.end * dim;
+            let span = keys.start * kv_width..keys.end * kv_width;
             // `visible` may answer differently the second time: a slice out of bounds would panic.
             let (Some(k), Some(v)) = (k.get(span.clone()), v.get(span)) else { continue };
-            weights.resize(k.len() / dim, 0.0);
-            dispatch(level, Query { q, k, v, scale, weights: &mut weights, out });
+            weights.resize(k.len() / kv_width, 0.0);
+            let per_kv = heads.n_heads / heads.n_kv_heads;
+            let pairs = q.chunks_exact(heads.dim).zip(out.chunks_exact_mut(heads.dim)).enumerate();
+            for (head_idx, (q, out)) in pairs {
+                let offset = head_idx / per_kv * heads.dim;
+                dispatch(
+                    level,
+                    Query { q, k, v, offset, pitch: kv_width, scale, weights: &mut weights, out },
+                );
+            }
         }
     });
     Ok(())
@@ -62,9 +105,11 @@ pub fn attention(
 
 struct Query<'a> {
     q: &'a [f32],
-    /// Rows as long as `q`.
+    /// Rows of `pitch`; the head starts at `offset` of each and is as long as `q`.
     k: &'a [f32],
     v: &'a [f32],
+    offset: usize,
+    pitch: usize,
     scale: f32,
     /// One per key.
     weights: &'a mut [f32],
@@ -75,33 +120,39 @@ impl Kernel for Query<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { q, k, v, scale, weights, out } = self;
+        let Self { q, k, v, offset, pitch, scale, weights, out } = self;
         let dim = q.len();
         if weights.is_empty() {
             out.fill(0.0);
             return;
         }
-        for (weight, k) in weights.iter_mut().zip(k.chunks_exact(dim)) {
-            *weight = Dot { a: q, b: k }.run(s) * scale;
+        for (weight, k) in weights.iter_mut().zip(k.chunks_exact(pitch)) {
+            *weight = Dot { a: q, b: &k[offset..][..dim] }.run(s) * scale;
         }
-        let sum = exp_and_sum(s, weights);
-        let mut c = 0;
-        while c < dim {
+        let sum = s.splat(exp_and_sum(s, weights));
+        let whole = dim - dim % (PASS * S::LANES);
+        for c in (0..whole).step_by(PASS * S::LANES) {
+            let mut acc = [s.splat(0.0); PASS];
+            for (&weight, v) in weights.iter().zip(v.chunks_exact(pitch)) {
+                let (weight, v) = (s.splat(weight), &v[offset + c..][..PASS * S::LANES]);
+                for (acc, v) in acc.iter_mut().zip(v.chunks_exact(S::LANES)) {
+                    *acc = s.fma(weight, s.load(v), *acc);
+                }
+            }
+            for (acc, out) in acc.into_iter().zip(out[c..].chunks_exact_mut(S::LANES)) {
+                s.store(s.div(acc, sum), out);
+            }
+        }
+        for c in (whole..dim).step_by(S::LANES) {
             let left = (dim - c).min(S::LANES);
             let mut acc = s.splat(0.0);
             let mut buffer = [0.0; MAX_LANES];
-            for (&weight, v) in weights.iter().zip(v.chunks_exact(dim)) {
-                let v = if left == S::LANES {
-                    s.load(&v[c..])
-                } else {
-                    buffer[..left].copy_from_slice(&v[c..]);
-                    s.load(&buffer)
-                };
-                acc = s.fma(s.splat(weight), v, acc);
+            for (&weight, v) in weights.iter().zip(v.chunks_exact(pitch)) {
+                buffer[..left].copy_from_slice(&v[offset + c..][..left]);
+                acc = s.fma(s.splat(weight), s.load(&buffer), acc);
             }
-            s.store(s.div(acc, s.splat(sum)), &mut buffer);
+            s.store(s.div(acc, sum), &mut buffer);
             out[c..][..left].copy_from_slice(&buffer[..left]);
-            c += left;
         }
     }
 }
@@ -130,7 +181,7 @@ mod tests {
             let v = noise(seed + 2, n_queries * dim);
             let got = same_everywhere(|| {
                 let mut out = vec![0.0; q.len()];
-                attention(&q, &k, &v, dim, scale, visible, &mut out).unwrap();
+                attention(&q, &k, &v, Heads::one(dim), scale, visible, &mut out).unwrap();
                 out
             });
             for i in 0..n_queries {
@@ -138,7 +189,7 @@ mod tests {
                 let (k, v, q) = (&k[rows.clone()], &v[rows], &q[i * dim..][..dim]);
                 // Alone, with its keys at another place.
                 let mut alone = vec![0.0; dim];
-                attention(q, k, v, dim, scale, |_| 0..k.len() / dim, &mut alone).unwrap();
+                attention(q, k, v, Heads::one(dim), scale, |_| 0..k.len() / dim, &mut alone).unwrap();
                 assert_eq!(bits(&got[i * dim..][..dim]), bits(&alone));
                 let weights: Vec<f64> = k
                     .chunks_exact(dim)
@@ -159,18 +210,62 @@ mod tests {
     }
 
     #[test]
+    fn heads_are_runs_of_channels_and_share_keys() {
+        let (n_queries, dim) = (7, 20);
+        for (n_heads, n_kv_heads) in [(1, 1), (3, 3), (6, 2), (4, 1)] {
+            let heads = Heads { n_heads, n_kv_heads, dim };
+            let q = noise(1, n_queries * n_heads * dim);
+            let (k, v) = (noise(2, n_queries * n_kv_heads * dim), noise(3, n_queries * n_kv_heads * dim));
+            let visible = |i: usize| i.saturating_sub(3)..i + 1;
+            let got = same_everywhere(|| {
+                let mut out = vec![0.0; q.len()];
+                attention(&q, &k, &v, heads, 0.7, visible, &mut out).unwrap();
+                out
+            });
+            // A head alone, copied out of the rows, gives the same bits.
+            let head = |xs: &[f32], n_heads: usize, head_idx: usize| -> Vec<f32> {
+                xs.chunks_exact(n_heads * dim).flat_map(|row| row[head_idx * dim..][..dim].to_vec()).collect()
+            };
+            for head_idx in 0..n_heads {
+                let kv_idx = head_idx * n_kv_heads / n_heads;
+                let q = head(&q, n_heads, head_idx);
+                let (k, v) = (head(&k, n_kv_heads, kv_idx), head(&v, n_kv_heads, kv_idx));
+                let mut want = vec![0.0; q.len()];
+                attention(&q, &k, &v, Heads::one(dim), 0.7, visible, &mut want).unwrap();
+                assert_eq!(bits(&head(&got, n_heads, head_idx)), bits(&want), "head {head_idx} of {heads:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_query_without_keys_gets_zeros() {
         let mut out = [1.0; 4];
-        attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], 2, 1.0, |i| 0..i, &mut out).unwrap();
+        attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], Heads::one(2), 1.0, |i| 0..i, &mut out).unwrap();
         assert_eq!(out, [0.0, 0.0, 3.0, 3.0]);
     }
 
     #[test]
     fn ranges_and_sizes_that_disagree_are_refused() {
-        let refused = attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], 2, 1.0, |i| 0..i + 1, &mut [0.0; 4]);
+        let refused =
+            attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], Heads::one(2), 1.0, |i| 0..i + 1, &mut [0.0; 4]);
         assert_eq!(refused, Err(Error::KeyRange { query_idx: 1, start: 0, end: 2, n_keys: 1 }));
-        assert!(attention(&[1.0; 3], &[1.0; 2], &[3.0; 2], 2, 1.0, |_| 0..1, &mut [0.0; 3]).is_err());
-        assert!(attention(&[1.0; 4], &[1.0; 2], &[3.0; 4], 2, 1.0, |_| 0..1, &mut [0.0; 4]).is_err());
-        assert!(attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], 2, 1.0, |_| 0..1, &mut [0.0; 2]).is_err());
+        assert!(
+            attention(&[1.0; 3], &[1.0; 2], &[3.0; 2], Heads::one(2), 1.0, |_| 0..1, &mut [0.0; 3]).is_err()
+        );
+        assert!(
+            attention(&[1.0; 4], &[1.0; 2], &[3.0; 4], Heads::one(2), 1.0, |_| 0..1, &mut [0.0; 4]).is_err()
+        );
+        assert!(
+            attention(&[1.0; 4], &[1.0; 2], &[3.0; 2], Heads::one(2), 1.0, |_| 0..1, &mut [0.0; 2]).is_err()
+        );
+        for heads in [
+            Heads { n_heads: 3, n_kv_heads: 2, dim: 1 },
+            Heads { n_heads: 1, n_kv_heads: 0, dim: 1 },
+            Heads { n_heads: usize::MAX, n_kv_heads: 1, dim: 2 },
+            Heads { n_heads: 0, n_kv_heads: 1, dim: 2 },
+            Heads::one(0),
+        ] {
+            assert!(attention(&[], &[], &[], heads, 1.0, |_| 0..0, &mut []).is_err(), "{heads:?}");
+        }
     }
 }

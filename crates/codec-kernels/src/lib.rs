@@ -8,7 +8,7 @@
 //! - Every element of a product ([`gemm`](gemm()), [`depthwise`](depthwise()), the recurrence of
 //!   [`lstm_sequence`]) is one chain of fused multiply-adds with k ascending, started from the bias. It is never
 //!   split over k.
-//! - Every other sum ([`softmax`], [`layer_norm`], [`group_norm`], the scores of [`attention`](attention())) has
+//! - Every other sum ([`softmax`], [`layer_norm`], [`rms_norm`], [`group_norm`], the scores of [`attention`](attention())) has
 //!   one fixed order.
 //! - Functions such as [`Unary::Exp`] are polynomials in operations that IEEE 754 defines to the last bit.
 //!
@@ -52,16 +52,18 @@ mod lstm;
 mod norm;
 mod pool;
 mod reduce;
+mod rotary;
 mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use attention::attention;
+pub use attention::{Heads, attention};
 pub use depthwise::{Depthwise, depthwise};
 pub use elementwise::{Unary, snake, unary, unary_in_place};
 pub use error::{Error, Result};
 pub use gemm::{PackedMatrix, Rows, Start, gemm};
 pub use lstm::{lstm_cell, lstm_sequence};
-pub use norm::{group_norm, layer_norm};
+pub use norm::{group_norm, layer_norm, rms_norm};
 pub use reduce::{argmax, argmin, softmax, squared_norms};
+pub use rotary::{Rotary, rotate};
 pub use simd::{Level, available_levels, level, with_level};

@@ -42,6 +42,33 @@ pub fn layer_norm(xs: &[f32], gamma: &[f32], beta: Option<&[f32]>, eps: f32, out
     Ok(())
 }
 
+/// Divides each row by its root mean square, then scales it.
+///
+/// # Shapes
+/// `xs`, `out`: `[rows, dim]`; `gamma`: `[dim]`.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::Uneven`] or [`Error::Zero`] where the sizes do not agree.
+///
+/// # Source
+/// Zhang and Sennrich 2019, "Root mean square layer normalization", eq. 4, with `eps` added to the mean square.
+pub fn rms_norm(xs: &[f32], gamma: &[f32], eps: f32, out: &mut [f32]) -> Result<()> {
+    let dim = gamma.len();
+    count_rows("gamma", xs.len(), dim)?;
+    expect_len("out", xs.len(), out.len())?;
+    let level = level();
+    let n_threads = pool::threads_for(xs.len(), pool::GRAIN);
+    pool::for_row_blocks(out, dim, 1, n_threads, |first, out| {
+        let xs = &xs[first * dim..][..out.len()];
+        for (xs, out) in xs.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+            let square = dispatch(level, WideSum { xs, power: Power::Deviation(0.0) }) / dim as f64;
+            let scale = 1.0 / (square + f64::from(eps)).sqrt();
+            dispatch(level, Affine { xs, mean: &[0.0], scale: &[scale], group: dim, gamma, beta: None, out });
+        }
+    });
+    Ok(())
+}
+
 /// Normalises groups of channels over all time steps of one item, then scales and shifts each channel.
 ///
 /// # Shapes
@@ -296,6 +323,26 @@ mod tests {
         }
 
         #[test]
+        fn rms_norm_is_right_and_the_same_everywhere(seed in 0..1000_u64, dim in 1..70_usize, long: bool) {
+            let xs: Vec<f32> = noise(seed, n_rows(long, dim) * dim).iter().map(|x| 3.0 * x + 1.0).collect();
+            let gamma = noise(seed + 1, dim);
+            let run = |xs: &[f32]| {
+                let mut out = vec![0.0; xs.len()];
+                rms_norm(xs, &gamma, 1e-5, &mut out).unwrap();
+                out
+            };
+            let got = same_everywhere(|| run(&xs));
+            let mut want = Vec::new();
+            for row in xs.chunks_exact(dim) {
+                let square = wide(row).iter().map(|x| x * x).sum::<f64>() / dim as f64;
+                want.extend((0..dim).map(|c| f64::from(row[c]) * f64::from(gamma[c]) / (square + 1e-5).sqrt()));
+            }
+            assert_close(&got, &want, 1.5e-6);
+            let alone: Vec<f32> = xs.chunks_exact(dim).take(5).flat_map(run).collect();
+            assert_eq!(bits(&got[..alone.len()]), bits(&alone));
+        }
+
+        #[test]
         fn group_norm_is_right_and_the_same_everywhere(
             seed in 0..1000_u64,
             n_groups in 1..5_usize,
@@ -330,6 +377,8 @@ mod tests {
     fn sizes_that_disagree_are_refused() {
         assert!(layer_norm(&[0.0; 4], &[1.0; 2], Some(&[0.0; 3]), 1e-5, &mut [0.0; 4]).is_err());
         assert!(layer_norm(&[0.0; 4], &[1.0; 2], None, 1e-5, &mut [0.0; 3]).is_err());
+        assert!(rms_norm(&[0.0; 4], &[1.0; 3], 1e-5, &mut [0.0; 4]).is_err());
+        assert!(rms_norm(&[0.0; 4], &[1.0; 2], 1e-5, &mut [0.0; 3]).is_err());
         assert!(group_norm(&[0.0; 4], 3, &[1.0; 2], &[0.0; 2], 1e-5, &mut [0.0; 4]).is_err());
         assert!(group_norm(&[0.0; 4], 0, &[1.0; 2], &[0.0; 2], 1e-5, &mut [0.0; 4]).is_err());
         group_norm(&[], 1, &[1.0; 2], &[0.0; 2], 1e-5, &mut []).unwrap();

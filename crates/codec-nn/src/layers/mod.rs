@@ -15,7 +15,8 @@
 //! | [`FillBlocks`] | how much of a block has passed | zeros that complete the block |
 //! | [`WholeBlocks`] | steps of an unfinished block | nothing: a stream ends with a whole block |
 //! | [`GroupNorm`] | everything: its statistics need the whole segment | the normalised segment |
-//! | [`Activation`], [`LayerNorm`] | none | nothing |
+//! | [`Attention`] | position; keys and values of the context, or the clip where it sees all of it | the clip's outputs |
+//! | [`Activation`], [`LayerNorm`], [`RmsNorm`], [`Linear`], [`ChannelScale`] | none | nothing |
 //!
 //! # How a layer is written
 //! - `step` takes any number of steps, none included, and never looks at how they were cut.
@@ -27,9 +28,11 @@
 //!   the moment of its computation: build the layer anew after the variables change.
 
 mod activation;
+mod attention;
 mod blocks;
 mod conv;
 mod conv_transpose;
+mod linear;
 mod lstm;
 mod norm;
 mod residual;
@@ -37,17 +40,22 @@ mod sequence;
 mod steps;
 #[cfg(test)]
 mod testing;
+mod transformer;
 
+pub use crate::ops::Sight;
 pub use activation::Activation;
+pub use attention::{Attention, AttentionSpec, AttentionState, AttentionWeights, half_split};
 pub use blocks::{FillBlocks, WholeBlocks};
-pub use codec_kernels::Unary;
+pub use codec_kernels::{Heads, Unary};
 pub use conv::{Conv1d, ConvSpec, ConvState, Fill, Padding};
 pub use conv_transpose::{ConvTranspose1d, ConvTransposeState};
+pub use linear::{ChannelScale, Linear};
 pub use lstm::{Lstm, LstmWeights};
-pub use norm::{GroupNorm, LayerNorm};
+pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use residual::{Identity, Residual, ResidualState};
 pub use sequence::{DynLayer, DynState};
 pub use steps::{Trim, TrimState};
+pub use transformer::{Branch, FeedForward, TransformerLayer, transformer_layer};
 
 use crate::Result;
 use candle_core::Tensor;

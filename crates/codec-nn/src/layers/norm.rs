@@ -40,6 +40,59 @@ impl Layer for LayerNorm {
     }
 }
 
+/// Root mean square 1 over the channels of each step, then scale.
+///
+/// # Source
+/// Zhang and Sennrich 2019, "Root mean square layer normalization".
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    gamma: Tensor,
+    epsilon: f32,
+}
+
+impl RmsNorm {
+    /// Takes the scale, `[channels]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when it is not a vector.
+    pub fn new(gamma: Tensor, epsilon: f32) -> Result<Self> {
+        ops::expect_shape("scale", &gamma, &[gamma.elem_count()])?;
+        Ok(Self { gamma, epsilon })
+    }
+}
+
+impl Layer for RmsNorm {
+    type State = ();
+
+    fn init(&self) {}
+
+    fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
+        chunk.map_steps(|xs| ops::rms_norm(&xs, &self.gamma, self.epsilon))
+    }
+}
+
+/// A normalisation of each step by itself, as a configuration chooses it.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// Mean 0 and variance 1.
+    Layer(LayerNorm),
+    /// Root mean square 1.
+    Rms(RmsNorm),
+}
+
+impl Layer for Norm {
+    type State = ();
+
+    fn init(&self) {}
+
+    fn step(&self, state: &mut (), chunk: Chunk) -> Result<Chunk> {
+        match self {
+            Self::Layer(norm) => norm.step(state, chunk),
+            Self::Rms(norm) => norm.step(state, chunk),
+        }
+    }
+}
+
 /// Mean 0 and variance 1 over a whole segment and the channels of a group, then scale and shift.
 ///
 /// The statistics need every step, so the layer gives nothing before the end mark and then all: its memory
@@ -112,6 +165,7 @@ mod tests {
             let (gamma, beta) = (rng.tensor(&[channels]), rng.tensor(&[channels]));
             let xs = rng.tensor(&[3, n_steps, channels]);
             assert_streams(&LayerNorm::new(gamma.clone(), Some(beta.clone()), 1e-5).unwrap(), &xs, &mut rng);
+            assert_streams(&RmsNorm::new(gamma.clone(), 1e-5).unwrap(), &xs, &mut rng);
             assert_streams(&GroupNorm::new(n_groups, gamma, beta, 1e-5).unwrap(), &xs, &mut rng);
         }
     }
@@ -142,6 +196,7 @@ mod tests {
         let mut rng = Rng::new(2);
         let (gamma, beta, xs) = (rng.tensor(&[64]), rng.tensor(&[64]), rng.tensor(&[2, 4000, 64]));
         assert_threads_agree(&LayerNorm::new(gamma.clone(), None, 1e-5).unwrap(), &xs);
+        assert_threads_agree(&RmsNorm::new(gamma.clone(), 1e-5).unwrap(), &xs);
         assert_threads_agree(&GroupNorm::new(1, gamma, beta, 1e-5).unwrap(), &xs);
     }
 
@@ -155,6 +210,7 @@ mod tests {
         assert_trains(&mut rng, xs.clone(), &weights, |w| {
             LayerNorm::new(w[0].clone(), Some(w[1].clone()), 1e-5).unwrap()
         });
+        assert_trains(&mut rng, xs.clone(), &weights[..1], |w| RmsNorm::new(w[0].clone(), 1e-5).unwrap());
         assert_trains(&mut rng, xs, &weights, |w| {
             GroupNorm::new(2, w[0].clone(), w[1].clone(), 1e-5).unwrap()
         });

@@ -6,22 +6,27 @@
 //! either candle differentiates it, or the backward pass of the kernel path does so in its stead
 //! ([`vector_jacobian`]). Convolutions, where training spends its time, have theirs written out.
 
+mod attention;
 mod conv;
 mod depthwise;
 mod elementwise;
 mod filter;
 mod lstm;
 mod norm;
+mod rotary;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use attention::Sight;
+pub(crate) use attention::{Past, attend};
 pub(crate) use conv::Geometry;
 pub(crate) use elementwise::{snake, unary};
 pub(crate) use filter::{Filter, Form};
 pub(crate) use lstm::{Recurrent, lstm};
-pub(crate) use norm::{group_norm, layer_norm};
+pub(crate) use norm::{group_norm, layer_norm, rms_norm};
+pub(crate) use rotary::rotate;
 
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Layout, Tensor, Var};

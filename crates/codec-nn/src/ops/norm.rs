@@ -36,6 +36,24 @@ pub(crate) fn layer_norm_plain(
     })
 }
 
+/// Divides every step by the root mean square of its channels.
+///
+/// # Shapes
+/// `xs` `[batch, time, channels]`, `gamma` `[channels]`.
+pub(crate) fn rms_norm(xs: &Tensor, gamma: &Tensor, epsilon: f32) -> Result<Tensor> {
+    expect_channels("input", xs, gamma.elem_count())?;
+    if !on_kernels(xs)? {
+        return rms_norm_plain(xs, gamma, epsilon);
+    }
+    Ok(xs.contiguous()?.apply_op2(&gamma.contiguous()?, RmsNorm { epsilon })?)
+}
+
+/// The same mathematics in candle operations, for any device.
+pub(crate) fn rms_norm_plain(xs: &Tensor, gamma: &Tensor, epsilon: f32) -> Result<Tensor> {
+    let square = xs.sqr()?.mean_keepdim(xs.rank() - 1)?;
+    Ok(xs.broadcast_div(&(square + f64::from(epsilon))?.sqrt()?)?.broadcast_mul(gamma)?)
+}
+
 /// Normalises every item over time and the channels of a group.
 ///
 /// # Shapes
@@ -157,6 +175,41 @@ impl CustomOp3 for LayerNorm {
             layer_norm_plain(xs, gamma, Some(beta), self.epsilon)
         })?;
         Ok((for_xs, for_gamma, for_beta))
+    }
+}
+
+struct RmsNorm {
+    epsilon: f32,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "codec-rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        gamma: &CpuStorage,
+        gamma_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let values = flat(xs, xs_layout)?;
+        let mut out = vec![0.0; values.len()];
+        codec_kernels::rms_norm(values, flat(gamma, gamma_layout)?, self.epsilon, &mut out).map_err(wrap)?;
+        Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        gamma: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let [for_xs, for_gamma] =
+            vector_jacobian([xs, gamma], grad, |[xs, gamma]| rms_norm_plain(xs, gamma, self.epsilon))?;
+        Ok((for_xs, for_gamma))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Every operation: kernel path against plain path, gradients against finite differences.
 
 use super::testing::{Rng, assert_close, bits, check_op, values};
-use super::{Filter, Form, Geometry, Recurrent, conv, depthwise, elementwise, lstm, norm};
+use super::{Filter, Form, Geometry, Past, Recurrent, Sight};
+use super::{attention, conv, depthwise, elementwise, lstm, norm, rotary};
 use crate::Error;
 use candle_core::{DType, Device, Tensor, Var};
-use codec_kernels::Unary;
+use codec_kernels::{Heads, Rotary, Unary};
 
 const GEOMETRIES: [Geometry; 7] = [
     Geometry::POINTWISE,
@@ -178,9 +179,15 @@ fn norms_agree_and_have_gradients() {
     );
     check_op(
         &mut rng,
-        [xs, gamma],
+        [xs.clone(), gamma.clone()],
         |[xs, gamma]| norm::layer_norm(xs, gamma, None, 1e-5),
         |[xs, gamma]| norm::layer_norm_plain(xs, gamma, None, 1e-5),
+    );
+    check_op(
+        &mut rng,
+        [xs, gamma],
+        |[xs, gamma]| norm::rms_norm(xs, gamma, 1e-5),
+        |[xs, gamma]| norm::rms_norm_plain(xs, gamma, 1e-5),
     );
     for n_groups in [1, 2, 6] {
         check_op(
@@ -211,6 +218,110 @@ fn lstm_agrees_and_has_gradients() {
             Ok(joined((all.narrow(1, 0, n_steps)?, next))?)
         },
     );
+}
+
+#[test]
+fn attention_agrees_and_has_gradients() {
+    let mut rng = Rng::new(11);
+    let all = [
+        Sight::Clip,
+        Sight::Past { context: None },
+        Sight::Past { context: Some(3) },
+        Sight::Past { context: Some(1) },
+    ];
+    for (n_heads, n_kv_heads) in [(1, 1), (2, 2), (4, 2)] {
+        let heads = Heads { n_heads, n_kv_heads, dim: 6 };
+        // As many queries as keys, and queries with a past.
+        for (n_queries, n_keys) in [(5, 5), (2, 7)] {
+            for sight in all {
+                // With one key there is no choice, so queries and keys have no influence.
+                if sight == (Sight::Past { context: Some(1) }) {
+                    let v = rng.tensor(&[2, n_keys, n_kv_heads * 6]);
+                    let (q, k) = (rng.tensor(&[2, n_queries, n_heads * 6]), rng.tensor(v.dims()));
+                    check_op(
+                        &mut rng,
+                        [v],
+                        |[v]| attention::attention([&q, &k, v], heads, sight),
+                        |[v]| {
+                            let (q, k) = (q.to_dtype(v.dtype())?, k.to_dtype(v.dtype())?);
+                            attention::plain([&q, &k, v], heads, sight)
+                        },
+                    );
+                    continue;
+                }
+                let q = (rng.tensor(&[2, n_queries, n_heads * 6]) * 2.0).unwrap();
+                let k = (rng.tensor(&[2, n_keys, n_kv_heads * 6]) * 2.0).unwrap();
+                let v = rng.tensor(&[2, n_keys, n_kv_heads * 6]);
+                check_op(
+                    &mut rng,
+                    [q, k, v],
+                    |qkv| attention::attention(qkv, heads, sight),
+                    |qkv| attention::plain(qkv, heads, sight),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_past_in_buffers_or_tensors_gives_the_bits_of_the_whole() {
+    let mut rng = Rng::new(12);
+    let heads = Heads { n_heads: 4, n_kv_heads: 2, dim: 6 };
+    for context in [None, Some(1), Some(3), Some(8)] {
+        let sight = Sight::Past { context };
+        let (n_steps, batch) = (40, 2);
+        let q = rng.tensor(&[batch, n_steps, 24]);
+        let (k, v) = (rng.tensor(&[batch, n_steps, 12]), rng.tensor(&[batch, n_steps, 12]));
+        let whole = attention::attention([&q, &k, &v], heads, sight).unwrap();
+        let mut past = Past::default();
+        let mut start = 0;
+        while start < n_steps {
+            let n = 1 + rng.below(6).min(n_steps - start - 1);
+            let piece = |xs: &Tensor| xs.narrow(1, start, n).unwrap();
+            // A step that tracks a gradient goes on where the buffers stop.
+            let q = Var::from_tensor(&piece(&q)).unwrap();
+            let q = if start > 25 { q.as_tensor().clone() } else { q.as_detached_tensor() };
+            let ys = attention::attend([&q, &piece(&k), &piece(&v)], &mut past, heads, sight).unwrap();
+            assert_eq!(bits(&ys), bits(&whole.narrow(1, start, n).unwrap()), "{context:?}, step {start}");
+            start += n;
+        }
+        assert!(matches!(past, Past::Tensors(_)) || context == Some(1));
+        let other = rng.tensor(&[batch + 1, 1, 12]);
+        let q = rng.tensor(&[batch + 1, 1, 24]);
+        let mut past = Past::default();
+        attention::attend([&q, &other, &other], &mut past, heads, sight).unwrap();
+        let fewer = |xs: &Tensor| xs.narrow(0, 0, batch).unwrap();
+        let error = attention::attend([&fewer(&q), &fewer(&other), &fewer(&other)], &mut past, heads, sight);
+        assert!(matches!(error, Err(Error::Shape { .. })));
+    }
+}
+
+#[test]
+fn a_long_past_keeps_little() {
+    let mut rng = Rng::new(13);
+    let (heads, sight) = (Heads::one(2), Sight::Past { context: Some(10) });
+    let xs = rng.tensor(&[1, 3, 2]);
+    let mut past = Past::default();
+    for _ in 0..1000 {
+        attention::attend([&xs, &xs, &xs], &mut past, heads, sight).unwrap();
+    }
+    let Past::Buffers(items) = past else { panic!("{past:?}") };
+    assert!(items.iter().flatten().all(|rows| rows.capacity() < 2 * 2 * 2 * 10), "{items:?}");
+}
+
+#[test]
+fn rotation_agrees_and_has_gradients() {
+    let mut rng = Rng::new(14);
+    for (dim, n_heads, position) in [(2, 1, 0), (6, 3, 5), (8, 2, 270_000)] {
+        let rotary = Rotary::new(dim, 10_000.0).unwrap();
+        let n_steps = 4;
+        let mut table = vec![0.0; n_steps * dim];
+        rotary.fill(position, &mut table).unwrap();
+        let turn = rotary::Turn { table: table.into(), dim, n_heads };
+        let xs = rng.tensor(&[2, n_steps, n_heads * dim]);
+        let rotated = |xs: &Tensor| rotary::rotate(xs, &rotary, n_heads, position);
+        check_op(&mut rng, [xs], |[xs]| rotated(xs), |[xs]| turn.plain(xs));
+    }
 }
 
 #[test]
