@@ -42,6 +42,7 @@ macro_rules! conformance {
 }
 
 conformance! {
+    dac: FLOATS;
     encodec: FLOATS;
     soundstream: INTEGERS;
 }

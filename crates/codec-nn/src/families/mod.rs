@@ -1,5 +1,6 @@
 //! Codec families: each is one file that turns a checkpoint into a [`Codec`].
 
+mod dac;
 mod encodec;
 mod soundstream;
 
@@ -24,7 +25,7 @@ pub struct Family {
 }
 
 /// All families, in the order in which they are tried.
-pub const FAMILIES: &[Family] = &[encodec::FAMILY, soundstream::FAMILY];
+pub const FAMILIES: &[Family] = &[dac::FAMILY, encodec::FAMILY, soundstream::FAMILY];
 
 /// A codec and the identity of the weights that it was made from.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Networks that several families share.
 
+pub(crate) mod dacnet;
 mod groups;
 mod int8;
 mod numbered;

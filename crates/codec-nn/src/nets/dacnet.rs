@@ -1,0 +1,187 @@
+//! The convolutional encoder and decoder of DAC and its kin, and their factorized quantizer.
+//!
+//! # Source
+//! Kumar et al. 2023, arXiv 2306.06546; descriptinc/descript-audio-codec 1.0.0, dac/model/dac.py and
+//! dac/nn/{layers,quantize}.py. Layers are numbered, and their tensors named, as there.
+
+use super::numbered::Numbered;
+use crate::error::{Error, Result};
+use crate::layers::{
+    Activation, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, FillBlocks, Padding, Residual, Unary,
+};
+use crate::weights::Weights;
+use candle_core::Tensor;
+use codec_core::quantizer::{Distance, Projection, Projections, Rvq, Vq};
+
+/// Windows at both ends of either network, and inside residual units.
+const KERNEL: usize = 7;
+/// Window at the end of the encoder.
+const LAST_KERNEL: usize = 3;
+/// Of the three residual units at each rate.
+const DILATIONS: [usize; 3] = [1, 3, 9];
+/// Beyond this a configuration is not a codec's but a mistake or an attack.
+const MAX_SIZE: usize = 1 << 16;
+const MAX_RATES: usize = 16;
+
+/// What networks and quantizer are built from.
+#[derive(Clone, Debug)]
+pub(crate) struct Dacnet {
+    /// Channels at the audio's rate; doubled with every change of rate.
+    pub(crate) encoder_dim: usize,
+    /// Changes of rate, from the audio on.
+    pub(crate) encoder_rates: Vec<usize>,
+    /// Values per latent.
+    pub(crate) latent_dim: usize,
+    /// Channels at the frame rate; halved with every change of rate.
+    pub(crate) decoder_dim: usize,
+    /// Changes of rate, from the frames on.
+    pub(crate) decoder_rates: Vec<usize>,
+    /// Entries per codebook.
+    pub(crate) codebook_size: usize,
+    /// Values per entry.
+    pub(crate) codebook_dim: usize,
+}
+
+impl Dacnet {
+    /// Samples per frame; every size is within reason afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a size that is zero or absurd, or rates that do not lead back.
+    pub(crate) fn hop_length(&self) -> Result<u32> {
+        let sizes = [
+            ("encoder_dim", self.encoder_dim),
+            ("latent_dim", self.latent_dim),
+            ("decoder_dim", self.decoder_dim),
+            ("codebook_size", self.codebook_size),
+            ("codebook_dim", self.codebook_dim),
+            ("encoder_rates", self.encoder_rates.len()),
+            ("decoder_rates", self.decoder_rates.len()),
+        ];
+        for (field, size) in sizes {
+            if size == 0 || size > MAX_SIZE {
+                return Err(config(field, "is zero or too large"));
+            }
+        }
+        let n_rates = self.encoder_rates.len().max(self.decoder_rates.len());
+        if n_rates > MAX_RATES || self.encoder_dim << self.encoder_rates.len() > MAX_SIZE {
+            return Err(config("encoder_rates", "are too many"));
+        }
+        if self.decoder_dim >> self.decoder_rates.len() == 0 {
+            return Err(config("decoder_dim", "leaves no channels"));
+        }
+        let rates = [("encoder_rates", &self.encoder_rates), ("decoder_rates", &self.decoder_rates)];
+        if let Some((field, _)) = rates.iter().find(|(_, rates)| rates.iter().any(|&rate| rate < 2)) {
+            return Err(config(field, "must not be below two"));
+        }
+        let product = |rates: &[usize]| rates.iter().try_fold(1_usize, |hop, &rate| hop.checked_mul(rate));
+        let hop_length = product(&self.encoder_rates).filter(|&hop| hop <= MAX_SIZE);
+        let hop_length = hop_length.and_then(|hop| u32::try_from(hop).ok());
+        let hop_length = hop_length.ok_or_else(|| config("encoder_rates", "multiply to too much"))?;
+        if product(&self.decoder_rates) != Some(hop_length as usize) {
+            return Err(config("decoder_rates", "do not lead back to the audio's rate"));
+        }
+        Ok(hop_length)
+    }
+
+    /// `[batch, n_samples, 1]` to `[batch, n_frames, latent_dim]`; zeros complete the last frame.
+    pub(crate) fn encoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
+        let mut net = Numbered::new(&weights.pp("encoder.block"));
+        let mut width = self.encoder_dim;
+        net.push(conv(&net.weights(), 1, width, KERNEL, 1)?);
+        for &rate in &self.encoder_rates {
+            let mut block = Numbered::new(&net.weights().pp("block"));
+            push_residuals(&mut block, width)?;
+            block.push(snake(&block.weights(), width)?);
+            block.push(down(&block.weights(), width, 2 * width, rate)?);
+            net.push(block.layers);
+            width *= 2;
+        }
+        net.push(snake(&net.weights(), width)?);
+        net.push(conv(&net.weights(), width, self.latent_dim, LAST_KERNEL, 1)?);
+        let whole = FillBlocks { len: self.encoder_rates.iter().product() };
+        Ok(std::iter::once(DynLayer::new(whole)).chain(net.layers).collect())
+    }
+
+    /// `[batch, n_frames, latent_dim]` to `[batch, n_samples, 1]`, in -1..=1.
+    ///
+    /// An odd rate takes a step off what it makes of a clip, as the reference's padding does.
+    pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
+        let mut net = Numbered::new(&weights.pp("decoder.model"));
+        let mut width = self.decoder_dim;
+        net.push(conv(&net.weights(), self.latent_dim, width, KERNEL, 1)?);
+        for &rate in &self.decoder_rates {
+            let mut block = Numbered::new(&net.weights().pp("block"));
+            block.push(snake(&block.weights(), width)?);
+            block.push(up(&block.weights(), width, width / 2, rate)?);
+            width /= 2;
+            push_residuals(&mut block, width)?;
+            net.push(block.layers);
+        }
+        net.push(snake(&net.weights(), width)?);
+        net.push(conv(&net.weights(), width, 1, KERNEL, 1)?);
+        net.push(Activation::Unary(Unary::Tanh));
+        Ok(net.layers)
+    }
+
+    /// Stages of a normalized look-up between two projections each; `strides` are the frames per code.
+    pub(crate) fn quantizer(&self, weights: &Weights, strides: &[u32]) -> Result<Rvq> {
+        let Self { latent_dim, codebook_size, codebook_dim, .. } = *self;
+        let projection = |weights: &Weights, n_in: usize, n_out: usize| -> Result<Projection> {
+            let weight = weights.conv_weight((n_out, n_in, 1), "weight")?.flatten_all()?.to_vec1()?;
+            Ok(Projection::new(weight, Some(weights.values(&[n_out], "bias")?), n_in, n_out)?)
+        };
+        let stage = |(codebook_idx, &stride): (usize, &u32)| -> Result<(Vq, u32)> {
+            let weights = weights.pp("quantizer.quantizers").pp(codebook_idx);
+            let codebook = weights.values(&[codebook_size, codebook_dim], "codebook.weight")?;
+            let input = projection(&weights.pp("in_proj"), latent_dim, codebook_dim)?;
+            let output = projection(&weights.pp("out_proj"), codebook_dim, latent_dim)?;
+            let vq = Vq::new(codebook, codebook_dim, Distance::Cosine)?;
+            Ok((vq.with_projections(Projections::new(input, output)?)?, stride))
+        };
+        Ok(Rvq::with_strides(strides.iter().enumerate().map(stage).collect::<Result<_>>()?)?)
+    }
+}
+
+/// Three residual units over growing spans.
+fn push_residuals(block: &mut Numbered, width: usize) -> Result<()> {
+    for dilation in DILATIONS {
+        let mut unit = Numbered::new(&block.weights().pp("block"));
+        unit.push(snake(&unit.weights(), width)?);
+        unit.push(conv(&unit.weights(), width, width, KERNEL, dilation)?);
+        unit.push(snake(&unit.weights(), width)?);
+        unit.push(conv(&unit.weights(), width, width, 1, 1)?);
+        block.push(Residual::new(unit.layers));
+    }
+    Ok(())
+}
+
+fn snake(weights: &Weights, width: usize) -> Result<Activation> {
+    Activation::snake(&weights.get((1, width, 1), "alpha")?)
+}
+
+/// A convolution that keeps the number of steps.
+fn conv(weights: &Weights, c_in: usize, c_out: usize, kernel: usize, dilation: usize) -> Result<Conv1d> {
+    let padding = Padding::symmetric((kernel - 1) * dilation / 2);
+    let (weight, bias) = tensors(weights, (c_out, c_in, kernel), c_out)?;
+    Conv1d::new(&weight, Some(&bias), ConvSpec { dilation, padding, ..ConvSpec::default() })
+}
+
+fn down(weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<Conv1d> {
+    let padding = Padding::symmetric(rate.div_ceil(2));
+    let (weight, bias) = tensors(weights, (c_out, c_in, 2 * rate), c_out)?;
+    Conv1d::new(&weight, Some(&bias), ConvSpec { stride: rate, padding, ..ConvSpec::default() })
+}
+
+fn up(weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<ConvTranspose1d> {
+    let trim = rate.div_ceil(2);
+    let (weight, bias) = tensors(weights, (c_in, c_out, 2 * rate), c_out)?;
+    ConvTranspose1d::new(&weight, Some(&bias), rate, trim, trim)
+}
+
+fn tensors(weights: &Weights, shape: (usize, usize, usize), c_out: usize) -> Result<(Tensor, Tensor)> {
+    Ok((weights.conv_weight(shape, "weight")?, weights.get(c_out, "bias")?))
+}
+
+fn config(field: &'static str, why: &str) -> Error {
+    Error::Config { field, why: why.to_owned() }
+}
