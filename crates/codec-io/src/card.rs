@@ -207,12 +207,13 @@ pub fn suggest(name: &str) -> Option<&'static str> {
     (closest.0 <= name.chars().count() / MAX_TYPOS_SHARE).then_some(closest.1)
 }
 
-const TEXTS: [&str; 5] = [
+const TEXTS: [&str; 6] = [
     include_str!("../../../models/lyra-v2.toml"),
     include_str!("../../../models/encodec_24khz.toml"),
     include_str!("../../../models/encodec_48khz.toml"),
     include_str!("../../../models/encodec_32khz.toml"),
     include_str!("../../../models/encodec_16khz.toml"),
+    include_str!("../../../models/dac_16khz.toml"),
 ];
 
 fn one() -> u32 {
