@@ -75,8 +75,8 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] codec_kernels::Error),
     /// The codec that runs behind the trait failed.
-    #[error("{0}")]
-    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Backend(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {

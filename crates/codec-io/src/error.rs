@@ -16,7 +16,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to open, read or write.
-    #[error("{what} at byte {offset}: {source}")]
+    #[error("{what} at byte {offset}")]
     Io {
         /// What was being done.
         what: &'static str,
@@ -26,7 +26,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file could not be opened, created or renamed.
-    #[error("{what} {path}: {source}", path = path.display())]
+    #[error("{what} {path}", path = path.display())]
     File {
         /// What was being done.
         what: &'static str,

@@ -11,7 +11,7 @@ pub type TokenResult<T> = Result<T, TokenError>;
 #[non_exhaustive]
 pub enum TokenError {
     /// The operating system refused to read or write.
-    #[error("{what} at byte {offset}: {source}")]
+    #[error("{what} at byte {offset}")]
     Io {
         /// What was being done.
         what: &'static str,
@@ -76,7 +76,7 @@ pub enum TokenError {
         offset: u64,
     },
     /// The codebooks of the header make no layout.
-    #[error("header: code layout (byte {offset}): {source}")]
+    #[error("header: the codebooks (byte {offset}) make no layout")]
     Layout {
         /// Where the layout stands.
         offset: u64,
