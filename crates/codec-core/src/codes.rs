@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::info::Ratio;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -157,6 +158,21 @@ impl CodeLayout {
     /// [`Error::Range`] when `n_codebooks` is not in 1..=`self.n_codebooks()`.
     pub fn check_n_codebooks(&self, n_codebooks: usize) -> Result<()> {
         check("codebooks", n_codebooks as u64, self.n_codebooks() as u64)
+    }
+}
+
+/// Codebooks of one kind together: `8 x 1024`, `1 x 4096 every 2 frames + 1 x 4096`.
+impl fmt::Display for CodeLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (run_idx, run) in self.codebooks.chunk_by(|a, b| a == b).enumerate() {
+            let CodebookSpec { size, stride } = run[0];
+            let plus = if run_idx > 0 { " + " } else { "" };
+            write!(f, "{plus}{} x {size}", run.len())?;
+            if stride != 1 {
+                write!(f, " every {stride} frames")?;
+            }
+        }
+        self.scale_frames.map_or(Ok(()), |frames| write!(f, ", a scale every {frames} frames"))
     }
 }
 
@@ -319,7 +335,7 @@ impl Codes {
     /// block and `tail` is not empty; nothing is appended then.
     pub fn append(&mut self, tail: &Self) -> Result<()> {
         if self.layout != tail.layout {
-            let [left, right] = [&self.layout, &tail.layout].map(|layout| format!("{layout:?}"));
+            let [left, right] = [&self.layout, &tail.layout].map(|layout| layout.to_string());
             return Err(Error::Mismatch { what: "code layout", left, right });
         }
         let over = (self.n_frames % self.layout.block_frames as usize) as u64;
@@ -387,6 +403,15 @@ mod tests {
         let bits = |size| CodebookSpec { size, stride: 1 }.bits();
         let sizes = [0, 1, 2, 3, 4, 5, 1000, 1024, 1025, MAX_CODEBOOK_SIZE, u32::MAX];
         assert_eq!(sizes.map(bits), [0, 0, 1, 2, 2, 3, 10, 10, 11, 24, 32]);
+    }
+
+    #[test]
+    fn a_layout_reads_as_runs_of_equal_codebooks() {
+        let text = |layout: CodeLayout| layout.to_string();
+        assert_eq!(text(CodeLayout::uniform(8, 1024).unwrap()), "8 x 1024");
+        assert_eq!(text(strided(&[4, 2, 2, 1])), "1 x 10 every 4 frames + 2 x 10 every 2 frames + 1 x 10");
+        let scaled = CodeLayout::uniform(2, 16).unwrap().with_scales(150).unwrap();
+        assert_eq!(text(scaled), "2 x 16, a scale every 150 frames");
     }
 
     #[test]

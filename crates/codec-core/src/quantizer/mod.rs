@@ -125,7 +125,7 @@ fn check_latents(layout: &CodeLayout, dim: usize, latents: Latents<'_>, n_codebo
 /// Checks what [`Quantizer::decode`] promises to refuse.
 fn check_codes(layout: &CodeLayout, codes: &Codes) -> Result<()> {
     if !codes.layout().is_prefix_of(layout) {
-        let [left, right] = [codes.layout().as_ref(), layout].map(|layout| format!("{layout:?}"));
+        let [left, right] = [codes.layout().as_ref(), layout].map(ToString::to_string);
         return Err(Error::Mismatch { what: "code layout", left, right });
     }
     Ok(())

@@ -5,7 +5,7 @@ use super::error::{TokenError, TokenResult};
 use super::header::{TokenHeader, Totals};
 use super::reader::TokenReader;
 use super::writer::TokenWriter;
-use std::fmt::Debug;
+use codec_core::Segment;
 use std::io::{Read, Seek, Write};
 use std::ops::Range;
 
@@ -218,19 +218,25 @@ fn copy_frames<R: Read + Seek, W: Write>(
     Ok(())
 }
 
+fn in_words(segment: Segment) -> String {
+    let Segment { n_samples, stride, n_frames } = segment;
+    format!("{n_samples} samples ({n_frames} frames) every {stride}")
+}
+
 fn check_same(left: &TokenHeader, right: &TokenHeader) -> TokenResult<()> {
-    fn same<T: PartialEq + Debug>(what: &'static str, left: &T, right: &T) -> TokenResult<()> {
+    fn same<T: PartialEq + ToString>(what: &'static str, left: &T, right: &T) -> TokenResult<()> {
         if left == right {
             return Ok(());
         }
-        Err(TokenError::Differ { what, left: format!("{left:?}"), right: format!("{right:?}") })
+        Err(TokenError::Differ { what, left: left.to_string(), right: right.to_string() })
     }
     same("codec family", &left.family, &right.family)?;
     same("model", &left.model, &right.model)?;
     same("weights", &left.weights, &right.weights)?;
     same("audio of the codec", &left.audio, &right.audio)?;
     same("hop length", &left.hop_length, &right.hop_length)?;
-    same("segment", &left.segment, &right.segment)?;
+    let segments = [left, right].map(|header| header.segment.map_or("none".into(), in_words));
+    same("segments", &segments[0], &segments[1])?;
     same("codebooks of the codec", &left.n_codebooks_total, &right.n_codebooks_total)?;
     same("code layout", &left.layout, &right.layout)?;
     same("source audio", &left.source, &right.source)

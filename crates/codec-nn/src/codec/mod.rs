@@ -110,7 +110,7 @@ impl NetCodec {
         if codes.layout().is_prefix_of(&self.info.layout) {
             return Ok(());
         }
-        let [left, right] = [codes.layout().as_ref(), &self.info.layout].map(|layout| format!("{layout:?}"));
+        let [left, right] = [codes.layout().as_ref(), &self.info.layout].map(ToString::to_string);
         Err(Error::Mismatch { what: "code layout", left, right })
     }
 
