@@ -83,8 +83,9 @@ impl Counts {
         counts.sort_unstable();
         let n_codes: u64 = counts.iter().sum();
         let total = n_codes as f64;
-        let entropy_bits = counts.iter().map(|&count| count as f64 / total).map(|p| -p * p.log2()).sum();
-        CodebookStats { size: self.size, n_codes, n_used: counts.len() as u64, entropy_bits }
+        let entropy: f64 = counts.iter().map(|&count| count as f64 / total).map(|p| -p * p.log2()).sum();
+        // One code alone has -0.0, which reads badly.
+        CodebookStats { size: self.size, n_codes, n_used: counts.len() as u64, entropy_bits: entropy.abs() }
     }
 }
 
@@ -112,6 +113,7 @@ mod tests {
         let stats = stats.codebooks();
         let entropies: Vec<f64> = stats.iter().map(|s| s.entropy_bits).collect();
         assert_eq!(entropies, [2.0, 1.5, 0.0]);
+        assert!(entropies.iter().all(|bits| bits.is_sign_positive()));
         assert_eq!(stats.iter().map(|s| s.n_used).collect::<Vec<_>>(), [4, 3, 1]);
         assert_eq!(stats.iter().map(|s| s.n_codes).collect::<Vec<_>>(), [8, 8, 8]);
         assert_eq!(stats[0].usage(), 0.5);
