@@ -254,6 +254,89 @@ fn bad_arguments_leave_nothing_behind() {
     assert_eq!(names(dir.path()), ["a.wav", "empty.wav"]);
 }
 
+#[test]
+fn a_sample_that_is_no_number_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.wav");
+    let spec = codec_core::AudioSpec { sample_rate: 24_000, channels: 1 };
+    let audio = codec_core::AudioBuffer::mono(24_000, vec![0.25; 30_000]).unwrap();
+    let mut writer = codec_io::WavWriter::create(&path, spec, codec_io::WavFormat::Float32).unwrap();
+    writer.write(&audio).unwrap();
+    writer.finish().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() - 4 * 1_000;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let output = codec().arg("tokenize").arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("sample 29000 is not a finite number"), "{}", stderr(&output));
+    assert_eq!(names(dir.path()), ["a.wav"]);
+}
+
+#[test]
+fn edits_take_stdin_make_folders_and_speak_in_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write_wav(&path("a.wav"), 24_000, 1, 1.0);
+    assert!(codec().arg("tokenize").arg(path("a.wav")).output().unwrap().status.success());
+    let tokens = std::fs::read(path("a.nac")).unwrap();
+    let edit = |arguments: &[&str], output: &str| {
+        let mut command = codec();
+        command.args(arguments).arg("-o").arg(path(output)).write_stdin(tokens.clone());
+        command.output().unwrap()
+    };
+    let output = edit(&["cut", "-", "--start", "0.5"], "new/part.nac");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = edit(&["cat", "-"], "newer/same.nac");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(std::fs::read(path("newer/same.nac")).unwrap(), tokens);
+    let late = edit(&["cut", "-", "--start", "1.5"], "late.nac");
+    assert!(stderr(&late).contains("the audio ends at 1.000 s"), "{}", stderr(&late));
+    let reversed = edit(&["cut", "-", "--start", "0.5", "--end", "0.25"], "reversed.nac");
+    assert!(stderr(&reversed).contains("--start 0.5 is not before --end 0.25"), "{}", stderr(&reversed));
+    let fewer = edit(&["cut", "-", "-n", "2"], "fewer.nac");
+    assert!(fewer.status.success(), "{}", stderr(&fewer));
+    let fewer = path("fewer.nac");
+    let unlike = edit(&["cat", "-", fewer.to_str().unwrap()], "unlike.nac");
+    assert!(stderr(&unlike).contains("8 x 32 against 2 x 32"), "{}", stderr(&unlike));
+    assert_eq!(names(dir.path()), ["a.nac", "a.wav", "fewer.nac", "new", "newer"]);
+}
+
+#[test]
+fn a_file_without_a_whole_packet_gives_no_audio() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write_wav(&path("a.wav"), 24_000, 1, 0.3);
+    assert!(codec().arg("tokenize").arg(path("a.wav")).output().unwrap().status.success());
+    let tokens = std::fs::read(path("a.nac")).unwrap();
+    let header_bytes = 16 + 4 + u32::from_le_bytes(tokens[12..16].try_into().unwrap()) as usize;
+    std::fs::write(path("a.nac"), &tokens[..header_bytes + 30]).unwrap();
+    let output = codec().arg("detokenize").arg(path("a.nac")).arg("-o").arg(path("b.wav")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no packet is whole"), "{}", stderr(&output));
+    assert_eq!(names(dir.path()), ["a.nac", "a.wav"]);
+}
+
+/// A reason that is part of a message and of its cause would be printed twice.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_named_once() {
+    let dir = tempfile::tempdir().unwrap();
+    write_wav(&dir.path().join("a.wav"), 24_000, 1, 0.3);
+    for command in ["tokenize", "roundtrip"] {
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_codec"))
+            .env("CODEC_MODEL", root().join("examples/encodec-tiny"))
+            .arg(command)
+            .arg(dir.path().join("a.wav"))
+            .args(["-o", "-"])
+            .stdout(std::fs::File::create("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(child.status.code(), Some(1));
+        assert_eq!(stderr(&child).matches("No space left").count(), 1, "{}", stderr(&child));
+    }
+}
+
 /// Killed at any moment, a run leaves nothing under the final name.
 #[cfg(unix)]
 #[test]

@@ -1,11 +1,15 @@
 //! Decoded audio on its way out: start and end trimmed, the rate changed when asked, WAV written.
 
 use crate::convert::Converter;
-use crate::inputs::Place;
+use crate::inputs::{Place, make_folder_of};
 use crate::report::Reporter;
 use anyhow::{Context, Result};
 use codec_core::{AudioBuffer, AudioSpec};
 use codec_io::{WavFormat, WavWriter};
+
+/// Highest rate that is written, Hz: twice that of any recording. A slip of the keyboard shall not
+/// fill the disk.
+const MAX_RATE: i64 = 1_536_000;
 
 /// Sample format of the WAV files written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,7 +32,7 @@ pub(crate) struct AudioArgs {
     #[arg(long, value_enum, default_value = "16")]
     format: SampleFormat,
     /// Resample to this rate in Hz [default: the codec's].
-    #[arg(long, value_name = "HZ")]
+    #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(1..=MAX_RATE))]
     rate: Option<u32>,
 }
 
@@ -59,10 +63,7 @@ impl AudioSink {
         let writer = match place {
             Place::Std => WavWriter::to_stream(Box::new(std::io::stdout()), spec, format),
             Place::File(path) => {
-                if let Some(folder) = path.parent() {
-                    std::fs::create_dir_all(folder)
-                        .with_context(|| format!("{}: cannot create", folder.display()))?;
-                }
+                make_folder_of(path)?;
                 WavWriter::create(path, spec, format)
             }
         };

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 /// File name endings that a folder search takes for audio. A file named outright may have any name.
 pub(crate) const AUDIO_EXTENSIONS: [&str; 17] = [
@@ -51,26 +51,40 @@ pub(crate) struct Kinds<'a> {
     pub(crate) makes: &'a str,
 }
 
-/// Lists the inputs, folders searched recursively in name order.
+/// Lists the inputs, folders searched recursively in name order. Links to files are followed, links
+/// to folders are not.
 ///
 /// # Errors
 /// When an input does not exist or a folder cannot be read.
 pub(crate) fn list(inputs: &[PathBuf], takes: &[&str]) -> Result<Vec<Place>> {
-    Ok(found(inputs, takes)?.into_iter().map(|(place, _)| place).collect())
+    Ok(found(inputs, takes, None)?.into_iter().map(|(place, _)| place).collect())
 }
 
 /// Pairs every input with its output: beside it, or under `output`.
 ///
 /// One file goes to the file `output`; folders, or several inputs, go under the folder `output`
-/// with their tree kept.
+/// with their tree kept. Where results could be inputs, a search passes over `output`: what an
+/// earlier run wrote there is not meant.
 ///
 /// # Errors
-/// When an input does not exist, a folder holds nothing to work on, a file takes part twice or two
-/// inputs would be written to one place.
+/// When an input does not exist, a folder holds nothing to work on, a file takes part twice, two
+/// inputs would be written to one place, or several to a file or a stream.
 pub(crate) fn pair(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) -> Result<Vec<Job>> {
-    let found = found(inputs, kinds.takes)?;
+    let results = output.filter(|_| kinds.takes.contains(&kinds.makes));
+    let found = found(inputs, kinds.takes, results)?;
     let single = matches!(inputs, [one] if !one.is_dir());
-    let into_folder = output.filter(|path| !single || path.is_dir() || ends_with_separator(path));
+    let to_stream = output == Some(Path::new("-"));
+    let into_folder =
+        output.filter(|path| !to_stream && (!single || path.is_dir() || ends_with_separator(path)));
+    if to_stream && !single {
+        bail!("-o -: one stream holds one result; for several, name a folder");
+    }
+    if let Some(folder) = into_folder.filter(|path| path.exists() && !path.is_dir()) {
+        bail!("{}: is a file; several results need a folder", folder.display());
+    }
+    if found.iter().filter(|(place, _)| *place == Place::Std).count() > 1 {
+        bail!("-: is given more than once, but there is one stdin");
+    }
     let mut jobs = Vec::with_capacity(found.len());
     let mut taken: HashMap<PathBuf, PathBuf> = HashMap::new();
     for (input, relative) in found {
@@ -81,10 +95,11 @@ pub(crate) fn pair(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) 
             (Place::Std, None, _) => Place::Std,
         };
         if let (Place::File(path), Place::File(from)) = (&target, &input) {
-            if path == from {
+            if is_same_file(path, from) {
                 bail!("{input}: the result would be written over the input; name another place with -o");
             }
-            if let Some(other) = taken.insert(path.clone(), from.clone()) {
+            let written = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            if let Some(other) = taken.insert(written, from.clone()) {
                 let other = other.display();
                 bail!(
                     "{other} and {input} would both be written to {target}; run them apart, each with its own -o"
@@ -96,17 +111,28 @@ pub(crate) fn pair(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) 
     Ok(jobs)
 }
 
-/// Each input with its path below the folder in which it was found.
-fn found(inputs: &[PathBuf], takes: &[&str]) -> Result<Vec<(Place, PathBuf)>> {
+/// Makes the folder in which a file is to be written.
+pub(crate) fn make_folder_of(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))
+}
+
+/// Each input with its path below the folder in which it was found; folders are not searched in
+/// `results`.
+fn found(inputs: &[PathBuf], takes: &[&str], results: Option<&Path>) -> Result<Vec<(Place, PathBuf)>> {
     let mut found = Vec::new();
     for input in inputs {
         if input == Path::new("-") {
             found.push((Place::Std, PathBuf::from("stdin")));
         } else if input.is_dir() {
             let before = found.len();
-            for entry in WalkDir::new(input).sort_by_file_name() {
+            let is_searched = |entry: &DirEntry| {
+                let below = entry.depth() > 0 && entry.file_type().is_dir();
+                !(below && results.is_some_and(|results| is_same_file(results, entry.path())))
+            };
+            for entry in WalkDir::new(input).sort_by_file_name().into_iter().filter_entry(is_searched) {
                 let entry = entry.with_context(|| format!("{}: cannot be searched", input.display()))?;
-                if entry.file_type().is_file() && has_extension(entry.path(), takes) {
+                if has_extension(entry.path(), takes) && entry.path().is_file() {
                     let relative = entry.path().strip_prefix(input).unwrap_or(entry.path()).to_path_buf();
                     found.push((Place::File(entry.into_path()), relative));
                 }
@@ -126,6 +152,11 @@ fn found(inputs: &[PathBuf], takes: &[&str]) -> Result<Vec<(Place, PathBuf)>> {
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     extension.is_some_and(|e| extensions.contains(&e.as_str()))
+}
+
+/// Whether two paths lead to one file or folder, by whatever names and links.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn ends_with_separator(path: &Path) -> bool {
@@ -174,6 +205,65 @@ mod tests {
         let inputs = [dir.path().join("a.wav"), dir.path().join("deep/a.wav")];
         let error = pair(&inputs, Some(Path::new("out")), KINDS).unwrap_err().to_string();
         assert!(error.contains("would both be written to"), "{error}");
+    }
+
+    fn refusal(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) -> String {
+        pair(inputs, output, kinds).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn several_results_go_neither_to_a_file_nor_to_stdout() {
+        let dir = tree();
+        let inputs = [dir.path().join("a.wav"), dir.path().join("b.WAV")];
+        let error = refusal(&inputs, Some(Path::new("-")), KINDS);
+        assert!(error.contains("one stream"), "{error}");
+        let error = refusal(&inputs, Some(&dir.path().join("notes.txt")), KINDS);
+        assert!(error.contains("notes.txt: is a file"), "{error}");
+        let error = refusal(&["-".into(), "-".into()], None, KINDS);
+        assert!(error.contains("one stdin"), "{error}");
+        // A folder of that name does not turn stdout into a file.
+        let jobs = pair(&inputs[..1], Some(Path::new("-")), KINDS).unwrap();
+        assert_eq!(jobs[0].output, Place::Std);
+    }
+
+    #[test]
+    fn an_input_is_not_overwritten_under_another_name() {
+        let dir = tree();
+        let same = Kinds { takes: &["wav"], makes: "wav" };
+        let input = dir.path().join("a.wav");
+        let around = dir.path().join("deep/../a.wav");
+        for output in [&input, &around] {
+            let error = refusal(std::slice::from_ref(&input), Some(output), same);
+            assert!(error.contains("written over the input"), "{error}");
+        }
+    }
+
+    #[test]
+    fn results_inside_the_searched_folder_are_not_inputs() {
+        let dir = tree();
+        let same = Kinds { takes: &["wav"], makes: "wav" };
+        let names = |output: &Path| {
+            let jobs = pair(&[dir.path().into()], Some(output), same).unwrap();
+            jobs.iter().map(|job| job.input.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Path::new("out")).len(), 3);
+        let without = names(&dir.path().join("deep/."));
+        assert_eq!(without.len(), 2);
+        assert!(without.iter().all(|name| !name.contains("deep")), "{without:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_files_are_followed() {
+        let dir = tree();
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, dir.path().join(name)).unwrap();
+        link("deep/a.wav", "link.wav");
+        link("nowhere", "broken.wav");
+        link("..", "deep/loop.wav");
+        let places = list(&[dir.path().into()], KINDS.takes).unwrap();
+        let found: Vec<String> = places.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(found.contains(&dir.path().join("link.wav").display().to_string()), "{found:?}");
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! Token files of the commands: opened for seeking, written so that a file appears when it is whole.
+//! Token files of the commands: opened for reading and seeking, written so that a file appears when
+//! it is whole.
 
-use crate::inputs::Place;
-use anyhow::{Context, Result};
+use crate::inputs::{Place, make_folder_of};
+use anyhow::{Context, Result, bail};
 use codec_core::Codes;
 use codec_io::atomic::AtomicFile;
 use codec_io::tokens::{TokenHeader, TokenReader, TokenResult, TokenWriter, Totals};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Stdout, Write};
+use std::io::{BufReader, BufWriter, Read, Stdout, Write};
 use std::path::Path;
 
 /// Where codes go.
@@ -21,10 +22,7 @@ impl TokenSink {
             Place::Std => Ok(Self::Stdout(TokenWriter::new(BufWriter::new(std::io::stdout()), header)?)),
             Place::File(path) => {
                 let name = path.display().to_string();
-                if let Some(folder) = path.parent() {
-                    std::fs::create_dir_all(folder)
-                        .with_context(|| format!("{}: cannot create", folder.display()))?;
-                }
+                make_folder_of(path)?;
                 let file = AtomicFile::create(path).with_context(|| format!("{name}: cannot create"))?;
                 Ok(Self::File { writer: TokenWriter::new(file, header).with_context(|| name.clone())?, name })
             }
@@ -51,11 +49,33 @@ impl TokenSink {
     }
 }
 
-/// Opens a token file in which the reader can seek.
-pub(crate) fn open_seekable(path: &Path) -> Result<TokenReader<BufReader<File>>> {
-    let name = || path.display().to_string();
-    let file = File::open(path).with_context(|| format!("{}: cannot be read", name()))?;
-    TokenReader::open(BufReader::new(file)).with_context(name)
+/// Opens a token file or stdin for reading from the start to the end.
+pub(crate) fn open(place: &Place) -> Result<Box<dyn Read + Send>> {
+    Ok(match place {
+        Place::Std => Box::new(std::io::stdin()),
+        Place::File(path) => Box::new(BufReader::new(open_file(path)?)),
+    })
+}
+
+/// Opens a token file in which the reader can seek; stdin is copied to a temporary file first.
+pub(crate) fn open_seekable(place: &Place) -> Result<TokenReader<BufReader<File>>> {
+    let file = match place {
+        Place::Std => {
+            let mut file = tempfile::tempfile().context("no temporary file for stdin")?;
+            std::io::copy(&mut std::io::stdin(), &mut file).context("stdin cannot be copied")?;
+            file
+        }
+        Place::File(path) => open_file(path)?,
+    };
+    TokenReader::open(BufReader::new(file)).with_context(|| place.to_string())
+}
+
+fn open_file(path: &Path) -> Result<File> {
+    let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    if file.metadata().is_ok_and(|found| found.is_dir()) {
+        bail!("{}: is a folder", path.display());
+    }
+    Ok(file)
 }
 
 /// Where an edited token file goes.
@@ -81,7 +101,10 @@ impl EditTarget {
         let failed = || format!("{}: cannot write", self.place);
         let sink: Box<dyn Finish> = match &self.place {
             Place::Std => Box::new(BufWriter::new(std::io::stdout())),
-            Place::File(path) => Box::new(AtomicFile::create(path).with_context(failed)?),
+            Place::File(path) => {
+                make_folder_of(path)?;
+                Box::new(AtomicFile::create(path).with_context(failed)?)
+            }
         };
         let (sink, value) = edit(sink)?;
         sink.finish().with_context(failed)?;

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 #[command(after_help = "Example:
   codec cat intro.nac talk.nac -o episode.nac")]
 pub(crate) struct Args {
-    /// Token files, in their order.
+    /// Token files, in their order; `-` for stdin.
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
     /// Output: a file, or `-` for stdout.
@@ -43,14 +43,15 @@ struct Outcome {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let target = EditTarget::new(&args.output);
     let reporter = Reporter::new(global, target.place() == &Place::Std);
-    let mut parts = args.inputs.iter().map(|path| open_seekable(path)).collect::<Result<Vec<_>>>()?;
+    let inputs: Vec<Place> = args.inputs.iter().map(|path| Place::parse(path)).collect();
+    let mut parts = inputs.iter().map(open_seekable).collect::<Result<Vec<_>>>()?;
     let rate = parts.first().map_or(1.0, |part| f64::from(part.header().audio.sample_rate));
     let partial = if args.drop_partial_blocks { PartialBlock::Drop } else { PartialBlock::Refuse };
     let seams = target
         .write(|sink| edit::concatenate(&mut parts, partial, sink))
         .context("the files were not joined")?;
     let outcome = Outcome {
-        inputs: args.inputs.iter().map(|path| path.display().to_string()).collect(),
+        inputs: inputs.iter().map(ToString::to_string).collect(),
         output: target.place().to_string(),
         seams: seams.iter().map(|seam| seam.sample as f64 / rate).collect(),
         extra_samples: seams.iter().map(|seam| seam.extra_samples).collect(),

@@ -21,7 +21,7 @@ use std::process::ExitCode;
   codec cut talk.nac --start 60 --end 75.5 -o part.nac
   codec cut talk.nac -n 4 -o low.nac               all of it, with the four coarsest codebooks")]
 pub(crate) struct Args {
-    /// The token file.
+    /// The token file, or `-`.
     input: PathBuf,
     /// Output: a file, or `-` for stdout.
     #[arg(short, long)]
@@ -52,7 +52,8 @@ struct Outcome {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
-    let name = args.input.display().to_string();
+    let input = Place::parse(&args.input);
+    let name = input.to_string();
     let target = EditTarget::new(&args.output);
     let reporter = Reporter::new(global, target.place() == &Place::Std);
     for (flag, time) in [("--start", args.start), ("--end", args.end)] {
@@ -60,10 +61,18 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
             bail!("{flag}: a time in seconds from the start, 0 or later");
         }
     }
-    let mut reader = open_seekable(&args.input)?;
+    if let (Some(start), Some(end)) = (args.start, args.end)
+        && start >= end
+    {
+        bail!("--start {start} is not before --end {end}");
+    }
+    let mut reader = open_seekable(&input)?;
     let rate = f64::from(reader.header().audio.sample_rate);
     let start = args.start.map_or(0, |time| edit::sample_at(reader.header(), time));
     let end = args.end.map_or(u64::MAX, |time| edit::sample_at(reader.header(), time));
+    if start >= reader.n_samples() {
+        bail!("{name}: nothing from --start on, the audio ends at {:.3} s", reader.n_samples() as f64 / rate);
+    }
     let n_all = reader.header().layout.n_codebooks();
     let n_codebooks = args.codebooks.unwrap_or(n_all);
     let cut = target.write(|sink| {

@@ -1,17 +1,16 @@
 //! `codec detokenize`: token files to audio.
 
-use super::for_each;
+use super::{Outcome, for_each, is_there, skip};
 use crate::audio_sink::{AudioArgs, AudioSink, Trim};
 use crate::inputs::{self, Job, Kinds, Place};
 use crate::model::{Model, ModelArgs};
 use crate::report::Reporter;
+use crate::tokens::open;
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, anyhow, bail};
 use codec_io::tokens::{self, TokenError, TokenReader};
 use serde::Serialize;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,15 +51,6 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, Serialize)]
-struct Outcome {
-    input: String,
-    output: String,
-    skipped: bool,
-    #[serde(flatten)]
-    done: Option<Done>,
-}
-
-#[derive(Debug, Serialize)]
 struct Done {
     model: String,
     n_codebooks: usize,
@@ -75,27 +65,21 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let models = Models { args: &args.model, loaded: Mutex::default() };
     Ok(for_each(&jobs, &reporter, |job| {
-        let (input, output) = (job.input.to_string(), job.output.to_string());
-        if let Place::File(path) = &job.output
-            && path.exists()
-            && !args.force
-        {
-            let text = format!("{output}: is there already, left alone (--force writes it anew)");
-            return reporter.result(|| text, &Outcome { input, output, skipped: true, done: None });
+        if !args.force && is_there(&job.output) {
+            return skip::<Done>(job, &reporter);
         }
         let done = detokenize(job, args, &models, &reporter)?;
         let complete = done.complete;
+        let (input, output) = (&job.input, &job.output);
         let text = format!("{input} -> {output}: {:.2} s, {} codebooks", done.seconds, done.n_codebooks);
-        let outcome = Outcome { input, output, skipped: false, done: Some(done) };
-        reporter.result(|| text, &outcome)?;
-        if complete { Ok(()) } else { Err(anyhow!("{}: some of the audio is lost", outcome.input)) }
+        reporter.result(|| text, &Outcome::done(job, done))?;
+        if complete { Ok(()) } else { Err(anyhow!("{input}: some of the audio is lost")) }
     }))
 }
 
 fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) -> Result<Done> {
     let name = job.input.to_string();
-    let input = open(&job.input)?;
-    let mut reader = TokenReader::new(input).with_context(|| name.clone())?;
+    let mut reader = TokenReader::new(open(&job.input)?).with_context(|| name.clone())?;
     let header = reader.header().clone();
     let model = models.get(&header.model)?;
     if !args.allow_other_weights {
@@ -150,26 +134,15 @@ fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) 
         let left = (header.start_trim + totals.n_samples).saturating_sub(n_decoded);
         rest.truncate(usize::try_from(left).unwrap_or(usize::MAX));
     }
+    if !complete && reader.n_packets_read() == 0 {
+        bail!("{name}: no packet is whole");
+    }
     sink.push(rest)?;
     bar.finish_and_clear();
     let n_samples = sink.finish(reporter)?;
     let rate = args.audio.rate_or(info.audio.sample_rate);
     let seconds = n_samples as f64 / f64::from(rate);
     Ok(Done { model: info.model.clone(), n_codebooks, n_samples, seconds, complete })
-}
-
-/// Opens a token file or stdin for reading from the start to the end.
-pub(super) fn open(place: &Place) -> Result<Box<dyn Read + Send>> {
-    match place {
-        Place::Std => Ok(Box::new(std::io::stdin())),
-        Place::File(path) => {
-            let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            if file.metadata().is_ok_and(|found| found.is_dir()) {
-                bail!("{}: is a folder", path.display());
-            }
-            Ok(Box::new(BufReader::new(file)))
-        }
-    }
 }
 
 /// The models that the files name, each loaded once.

@@ -1,10 +1,11 @@
 //! `codec info`: what a token file says, what its codes look like, and what a model waits for.
 
-use super::{detokenize::open, for_each};
+use super::for_each;
 use crate::Global;
 use crate::inputs::{self, Place};
 use crate::model::{Model, ModelArgs};
 use crate::report::Reporter;
+use crate::tokens::open;
 use anyhow::{Context, Result};
 use codec_core::CodecInfo;
 use codec_io::tokens::{self, CodeStats, TokenHeader, Totals};

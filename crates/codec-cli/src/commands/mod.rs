@@ -9,10 +9,12 @@ mod roundtrip;
 mod tokenize;
 mod verify;
 
+use crate::inputs::{Job, Place};
 use crate::report::Reporter;
 use crate::{Global, interrupt};
 use anyhow::Result;
 use rayon::prelude::*;
+use serde::Serialize;
 use std::process::ExitCode;
 
 /// The commands of `codec`.
@@ -45,6 +47,39 @@ pub(crate) fn run(command: Command, global: &Global, cli: clap::Command) -> Resu
         Command::Completions(args) => generate::completions(&args, cli),
         Command::Man(args) => generate::man(&args, &cli),
     }
+}
+
+/// What came of one input of a command that leaves finished outputs alone.
+#[derive(Debug, Serialize)]
+struct Outcome<D> {
+    input: String,
+    output: String,
+    skipped: bool,
+    #[serde(flatten)]
+    done: Option<D>,
+}
+
+impl<D> Outcome<D> {
+    fn done(job: &Job, done: D) -> Self {
+        Self {
+            input: job.input.to_string(),
+            output: job.output.to_string(),
+            skipped: false,
+            done: Some(done),
+        }
+    }
+}
+
+/// Whether an output was written by an earlier run.
+fn is_there(output: &Place) -> bool {
+    matches!(output, Place::File(path) if path.is_file())
+}
+
+/// Reports a job whose output is there.
+fn skip<D: Serialize>(job: &Job, reporter: &Reporter) -> Result<()> {
+    let text = format!("{}: is there already, left alone (--force writes it anew)", job.output);
+    let (input, output) = (job.input.to_string(), job.output.to_string());
+    reporter.result(|| text, &Outcome::<D> { input, output, skipped: true, done: None })
 }
 
 /// Works on every item, reports those that fail and goes on; the exit code says whether all went well.

@@ -1,6 +1,6 @@
 //! `codec tokenize`: audio to token files.
 
-use super::for_each;
+use super::{Outcome, for_each, is_there, skip};
 use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
 use crate::model::{Model, ModelArgs, RateArgs};
 use crate::report::Reporter;
@@ -43,16 +43,6 @@ pub(crate) struct Args {
     tags: Vec<(String, String)>,
 }
 
-/// What came of one input.
-#[derive(Debug, Serialize)]
-struct Outcome {
-    input: String,
-    output: String,
-    skipped: bool,
-    #[serde(flatten)]
-    done: Option<Done>,
-}
-
 #[derive(Debug, Serialize)]
 struct Done {
     model: String,
@@ -70,21 +60,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let model = args.model.load()?;
     let n_codebooks = args.rate.n_codebooks(model.codec.info())?;
     Ok(for_each(&jobs, &reporter, |job| {
-        let (input, output) = (job.input.to_string(), job.output.to_string());
-        if let Place::File(path) = &job.output
-            && path.exists()
-            && !args.force
-        {
-            let text = format!("{output}: is there already, left alone (--force writes it anew)");
-            let outcome = Outcome { input, output, skipped: true, done: None };
-            return reporter.result(|| text, &outcome);
+        if !args.force && is_there(&job.output) {
+            return skip::<Done>(job, &reporter);
         }
         let done = tokenize(job, args, &model, n_codebooks, &reporter)?;
         let text = format!(
-            "{input} -> {output}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
-            done.seconds, done.n_frames, done.n_codebooks, done.kbps
+            "{} -> {}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
+            job.input, job.output, done.seconds, done.n_frames, done.n_codebooks, done.kbps
         );
-        reporter.result(|| text, &Outcome { input, output, skipped: false, done: Some(done) })
+        reporter.result(|| text, &Outcome::done(job, done))
     }))
 }
 

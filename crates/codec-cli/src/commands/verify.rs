@@ -1,9 +1,10 @@
 //! `codec verify`: are token files whole?
 
-use super::{detokenize::open, for_each};
+use super::for_each;
 use crate::Global;
 use crate::inputs::{self, Place};
 use crate::report::Reporter;
+use crate::tokens::open;
 use anyhow::{Context, Result, bail};
 use codec_io::tokens;
 use serde::Serialize;
