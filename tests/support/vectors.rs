@@ -68,9 +68,17 @@ impl Vectors {
         Ok(safetensors::serialize(weights, metadata.metadata().clone())?)
     }
 
-    /// Whether the model is there; it may lie in data that not everyone has.
-    pub fn has_model(&self) -> bool {
-        self.model.as_ref().is_none_or(|path| path.is_dir())
+    /// The same, or none with a line that says so where the model lies in data that not everyone has.
+    ///
+    /// # Errors
+    /// As [`Vectors::open`].
+    pub fn open_if_there(name: &str) -> Result<Option<Self>> {
+        let vectors = Self::open(name)?;
+        let is_there = vectors.model.as_ref().is_none_or(|path| path.is_dir());
+        if !is_there {
+            crate::say_skipped(&format!("{name}, whose model is in the optional shared test data"));
+        }
+        Ok(is_there.then_some(vectors))
     }
 
     /// The codec.
@@ -148,7 +156,7 @@ pub struct Subject {
     pub clip: AudioBuffer,
 }
 
-/// Every family's codecs that the tests can build; says on the standard output what is skipped.
+/// Every family's codecs that the tests can build; says what is skipped.
 ///
 /// # Errors
 /// When a family has no vectors, or one of its codecs does not load.
@@ -160,11 +168,9 @@ pub fn subjects() -> Result<Vec<Subject>> {
             return Err(format!("{} has no vectors", family.name).into());
         }
         for name in names {
-            let vectors = Vectors::open(&name)?;
-            if !vectors.has_model() {
-                println!("skipped: {name}, whose model is in the optional shared test data");
+            let Some(vectors) = Vectors::open_if_there(&name)? else {
                 continue;
-            }
+            };
             let codec = vectors.codec()?;
             let clip = vectors.cases(codec.as_ref())?.pop().ok_or("no cases")?.audio;
             subjects.push(Subject { name, codec, clip });

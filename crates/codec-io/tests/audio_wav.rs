@@ -285,7 +285,8 @@ fn a_long_file_is_measured() {
     std::fs::write(&path, &bytes).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     if file.set_len(5 << 30).is_err() {
-        println!("skipped: the file system has no sparse files");
+        // Past the test harness, which keeps what passing tests print.
+        let _ = writeln!(std::io::stderr(), "skipped: the file system has no sparse files");
         return;
     }
     let mut reader = AudioReader::open(&path).unwrap();
