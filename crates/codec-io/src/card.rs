@@ -73,6 +73,8 @@ pub struct ModelCard {
     pub codebooks: Vec<CardCodebooks>,
     /// The bitrates that its authors published, in bit/s.
     pub bitrates: Vec<u64>,
+    /// The configuration of the network, where the published files do not carry it.
+    pub config: Option<toml::Table>,
     /// The licences.
     pub licence: CardLicence,
     /// The publication to cite.
@@ -83,12 +85,30 @@ pub struct ModelCard {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CardSource {
-    /// Page of the repository.
+    /// Page of the repository, `https://HOST/OWNER/NAME`.
     pub url: String,
-    /// Tag or commit.
+    /// Tag or commit of the repository that holds the files.
     pub revision: Option<String>,
     /// Folder of the files in the repository.
     pub folder: Option<String>,
+    /// Tag of the GitHub release that the files are attached to.
+    pub release: Option<String>,
+}
+
+/// Where a file can be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file of a repository on the Hugging Face Hub.
+    Hub {
+        /// `OWNER/NAME`
+        repository: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// Path of the file in the repository.
+        path: String,
+    },
+    /// Any other place.
+    Url(String),
 }
 
 /// One file of a model.
@@ -97,11 +117,15 @@ pub struct CardSource {
 pub struct CardFile {
     /// Name of the file.
     pub name: String,
-    /// Its SHA-256, where we have seen the file.
+    /// Its SHA-256, where it is known.
     #[serde(default, deserialize_with = "hash")]
     pub sha256: Option<WeightsHash>,
-    /// Its length in bytes, where we have seen it.
+    /// The first hexadecimal digits of its SHA-256, where no more is known.
+    pub sha256_prefix: Option<String>,
+    /// Its length in bytes, where it is known.
     pub size: Option<u64>,
+    /// Where it can be fetched, where that does not follow from the source.
+    pub url: Option<String>,
 }
 
 /// Several codebooks of one kind.
@@ -146,6 +170,8 @@ impl ModelCard {
             ("sample_rate", card.sample_rate == 0),
             ("channels", card.channels == 0),
             ("hop_length", card.hop_length == 0),
+            ("sha256_prefix", card.files.iter().any(|file| !file.has_plain_prefix())),
+            ("source", card.files.iter().any(|file| card.origin(file).is_none())),
         ];
         if let Some((field, _)) = faults.into_iter().find(|(_, is_wrong)| *is_wrong) {
             return Err(CardError::Field { card: card.name, field });
@@ -169,6 +195,37 @@ impl ModelCard {
         CodeLayout::new(self.codebooks.iter().flat_map(expand).collect())
     }
 
+    /// Where a file of the card can be fetched; `None` when the card does not say.
+    pub fn origin(&self, file: &CardFile) -> Option<Origin> {
+        if let Some(url) = &file.url {
+            return url.starts_with("https://").then(|| Origin::Url(url.clone()));
+        }
+        let (host, repository) = self.source.url.strip_prefix("https://")?.split_once('/')?;
+        let parts: Vec<&str> = repository.split('/').collect();
+        let folder = self.source.folder.as_ref().map(|folder| format!("{folder}/")).unwrap_or_default();
+        let path = format!("{folder}{}", file.name);
+        match (host, parts.as_slice(), &self.source.revision, &self.source.release) {
+            ("huggingface.co", [owner, name], revision, None) => Some(Origin::Hub {
+                repository: format!("{owner}/{name}"),
+                revision: revision.clone().unwrap_or_else(|| "main".to_owned()),
+                path,
+            }),
+            ("github.com", [owner, name], Some(revision), None) => {
+                Some(Origin::Url(format!("https://github.com/{owner}/{name}/raw/{revision}/{path}")))
+            }
+            ("github.com", [owner, name], _, Some(tag)) => {
+                let releases = format!("https://github.com/{owner}/{name}/releases");
+                Some(Origin::Url(format!("{releases}/download/{tag}/{}", file.name)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The configuration of the network as JSON, where the card has one.
+    pub fn config_json(&self) -> Option<String> {
+        serde_json::to_string(self.config.as_ref()?).ok()
+    }
+
     /// Frames per second.
     pub fn frame_rate(&self) -> Option<Ratio> {
         Ratio::new(self.sample_rate.into(), self.hop_length.into())
@@ -181,6 +238,21 @@ impl ModelCard {
 
     fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)
+    }
+}
+
+impl CardFile {
+    /// Whether a file of this SHA-256 is the one that the card means, as far as the card knows.
+    pub fn allows_sha256(&self, sha256: &WeightsHash) -> bool {
+        let has_prefix = |prefix: &String| sha256.to_string().starts_with(prefix.as_str());
+        self.sha256.as_ref().is_none_or(|known| known == sha256)
+            && self.sha256_prefix.as_ref().is_none_or(has_prefix)
+    }
+
+    /// Digits that a hash can start with, as it is printed.
+    fn has_plain_prefix(&self) -> bool {
+        let is_digit = |digit: char| digit.is_ascii_hexdigit() && !digit.is_ascii_uppercase();
+        self.sha256_prefix.as_ref().is_none_or(|prefix| !prefix.is_empty() && prefix.chars().all(is_digit))
     }
 }
 
@@ -207,14 +279,8 @@ pub fn suggest(name: &str) -> Option<&'static str> {
     (closest.0 <= name.chars().count() / MAX_TYPOS_SHARE).then_some(closest.1)
 }
 
-const TEXTS: [&str; 6] = [
-    include_str!("../../../models/lyra-v2.toml"),
-    include_str!("../../../models/encodec_24khz.toml"),
-    include_str!("../../../models/encodec_48khz.toml"),
-    include_str!("../../../models/encodec_32khz.toml"),
-    include_str!("../../../models/encodec_16khz.toml"),
-    include_str!("../../../models/dac_16khz.toml"),
-];
+// `TEXTS`, the files of the folder `models`, as the build script lists them.
+include!(concat!(env!("OUT_DIR"), "/cards.rs"));
 
 fn one() -> u32 {
     1
@@ -301,6 +367,18 @@ mod tests {
     }
 
     #[test]
+    fn the_origin_of_a_file_follows_from_its_source() {
+        let lyra = find("lyra-v2").unwrap();
+        let url = "https://github.com/google/lyra/raw/v1.3.2/lyra/model_coeffs/soundstream_encoder.tflite";
+        assert_eq!(lyra.origin(&lyra.files[0]), Some(Origin::Url(url.into())));
+        let encodec = find("encodec_24khz").unwrap();
+        let Some(Origin::Hub { repository, path, .. }) = encodec.origin(&encodec.files[0]) else {
+            panic!("not on the hub");
+        };
+        assert_eq!((repository.as_str(), path.as_str()), ("facebook/encodec_24khz", "config.json"));
+    }
+
+    #[test]
     fn misspelt_names_lead_to_known_ones() {
         assert_eq!(suggest("lyra-v3"), Some("lyra-v2"));
         assert_eq!(suggest("ENCODEC_42khz"), Some("encodec_24khz"));
@@ -314,7 +392,7 @@ mod tests {
 
     #[test]
     fn cards_with_a_mistake_are_refused_by_field() {
-        let good = TEXTS[0];
+        let good = TEXTS.iter().find(|text| text.contains("name = \"lyra-v2\"")).unwrap();
         let refused = |from: &str, to: &str| {
             assert!(good.contains(from), "{from}");
             ModelCard::parse(&good.replacen(from, to, 1)).unwrap_err().to_string()
@@ -327,6 +405,9 @@ mod tests {
             ("\"841ee05989", "\"841ee0598", "64 hexadecimal digits"),
             ("count = 46", "count = 9999", "codebooks"),
             ("[licence]", "[license]", "license"),
+            ("https://github.com/google/lyra", "https://example.org/lyra", "source is not valid"),
+            ("revision = \"v1.3.2\"", "", "source is not valid"),
+            ("size = 329012", "sha256_prefix = \"84X\"", "sha256_prefix is not valid"),
         ];
         for (from, to, expected) in cases {
             let message = refused(from, to);

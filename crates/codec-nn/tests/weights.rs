@@ -227,7 +227,7 @@ fn what_is_no_codec_is_said() {
     );
     let message = |path: &Path| codec_nn::load(path, &CPU).unwrap_err().to_string();
     let expected =
-        "not a known codec: safetensors with 1 tensors (a) and the configuration of a model of type `bert`";
+        "not a known codec: safetensors with 1 tensors (a), and the configuration of a model of type `bert`";
     assert!(message(&folder.0).contains(expected), "{}", message(&folder.0));
     let folder = Folder::new("empty", &[("notes.txt", b"hello")]);
     assert!(message(&folder.0).contains("a directory of 1 files, none of them weights"));

@@ -37,7 +37,8 @@ pub struct Checkpoint {
     formats: BTreeSet<&'static str>,
     weights: Option<Weights>,
     parts: BTreeMap<String, Arc<Vec<u8>>>,
-    sha256: [u8; 32],
+    /// SHA-256 of each file with weights, by its name.
+    files: BTreeMap<String, [u8; 32]>,
 }
 
 impl Checkpoint {
@@ -54,8 +55,29 @@ impl Checkpoint {
         if metadata.is_dir() {
             return Self::open_dir(path, device);
         }
-        let folder = path.parent().unwrap_or(Path::new(""));
-        Self::from_files(path, folder, vec![path.to_owned()], device)
+        let config = read_config(path.parent().unwrap_or(Path::new("")))?;
+        Self::from_files(path, vec![path.to_owned()], config, device)
+    }
+
+    /// Opens exactly these files: weights in one or more files, with or without a `config.json`, or
+    /// `.tflite` files. What lies beside them is not looked at.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_files(files: &[PathBuf], device: &Device) -> Result<Self> {
+        let path = files.first().and_then(|file| file.parent()).unwrap_or(Path::new(""));
+        let is = |file: &&PathBuf, extension: &str| file.extension().is_some_and(|e| e == extension);
+        let parts: BTreeMap<_, _> = files
+            .iter()
+            .filter(|file| is(file, "tflite"))
+            .map(|file| Ok((file_name(file), Arc::new(read_file(file)?))))
+            .collect::<Result<_>>()?;
+        if !parts.is_empty() {
+            return Ok(Self::from_parts(path, parts));
+        }
+        let config = files.iter().find(|file| file_name(file) == CONFIG).map(|file| read_text(file));
+        let weights = files.iter().filter(|file| !is(file, "json")).cloned().collect();
+        Self::from_files(path, weights, config.transpose()?, device)
     }
 
     /// Takes the bytes of one weights file; its metadata may hold the configuration.
@@ -63,7 +85,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(bytes: Vec<u8>, device: &Device) -> Result<Self> {
-        let sha256 = Sha256::digest(&bytes).into();
+        let files = BTreeMap::from([(String::new(), Sha256::digest(&bytes).into())]);
         let tensors = read_tensors(&Arc::new(bytes))?;
         Ok(Self {
             path: PathBuf::new(),
@@ -72,7 +94,7 @@ impl Checkpoint {
             formats: BTreeSet::from([tensors.format]),
             weights: Some(Weights::new(without_wrapper(tensors.entries), device)),
             parts: BTreeMap::new(),
-            sha256,
+            files,
         })
     }
 
@@ -110,7 +132,20 @@ impl Checkpoint {
     /// For one file its SHA-256; for several the SHA-256 of the lines `HEX  NAME\n` in the order of
     /// their names, as `sha256sum * | sha256sum` prints it.
     pub fn sha256(&self) -> [u8; 32] {
-        self.sha256
+        if let (1, Some(sha256)) = (self.files.len(), self.files.values().next()) {
+            return *sha256;
+        }
+        let mut list = Sha256::new();
+        for (name, sha256) in &self.files {
+            let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+            list.update(format!("{hex}  {name}\n"));
+        }
+        list.finalize().into()
+    }
+
+    /// SHA-256 of each file with weights, by its name.
+    pub fn files(&self) -> &BTreeMap<String, [u8; 32]> {
+        &self.files
     }
 
     /// The error that says what was found.
@@ -131,8 +166,12 @@ impl Checkpoint {
             },
             None => format!("no {CONFIG}"),
         };
+        let keys: Option<serde_json::Map<_, serde_json::Value>> =
+            self.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let keys: Vec<_> = keys.into_iter().flatten().map(|(key, _)| key).take(N_NAMES_SHOWN).collect();
+        let beside = if keys.is_empty() { String::new() } else { format!(", beside {}", keys.join(", ")) };
         let found = format!(
-            "{} with {n_tensors} tensors ({}{more}) and {config}; no family here has such tensors",
+            "{} with {n_tensors} tensors ({}{more}){beside}, and {config}; no family here has such tensors",
             formats.join(" and "),
             first.join(", ")
         );
@@ -144,7 +183,7 @@ impl Checkpoint {
         if let Some(name) = WEIGHTS.iter().find(|name| names.contains(**name)) {
             let files =
                 if name.ends_with(".json") { shards(&path.join(name))? } else { vec![path.join(name)] };
-            return Self::from_files(path, path, files, device);
+            return Self::from_files(path, files, read_config(path)?, device);
         }
         let with = |extensions: &[&str]| -> Vec<String> {
             let matches = |name: &&String| {
@@ -162,18 +201,9 @@ impl Checkpoint {
             [] => {
                 let read = |name: String| Ok((name.clone(), Arc::new(read_file(&path.join(name))?)));
                 let parts = parts.into_iter().map(read).collect::<Result<BTreeMap<_, _>>>()?;
-                let sha256 = identity(&parts);
-                Ok(Self {
-                    path: path.to_owned(),
-                    config: None,
-                    metadata: None,
-                    formats: BTreeSet::new(),
-                    weights: None,
-                    parts,
-                    sha256,
-                })
+                Ok(Self::from_parts(path, parts))
             }
-            [name] => Self::from_files(path, path, vec![path.join(name)], device),
+            [name] => Self::from_files(path, vec![path.join(name)], read_config(path)?, device),
             several => {
                 let found = format!("several weights files: {}", several.join(", "));
                 Err(Error::Unrecognized { path: path.to_owned(), found })
@@ -181,11 +211,19 @@ impl Checkpoint {
         }
     }
 
-    /// Joins the tensors of all `files`.
-    fn from_files(path: &Path, folder: &Path, files: Vec<PathBuf>, device: &Device) -> Result<Self> {
-        let (mut entries, mut config, mut metadata) = (BTreeMap::new(), None, None);
-        let (mut formats, mut read) = (BTreeSet::new(), BTreeMap::new());
-        for file in files {
+    fn from_parts(path: &Path, parts: BTreeMap<String, Arc<Vec<u8>>>) -> Self {
+        let sha256 =
+            |(name, bytes): (&String, &Arc<Vec<u8>>)| (name.clone(), Sha256::digest(bytes.as_slice()).into());
+        let files = parts.iter().map(sha256).collect();
+        let path = path.to_owned();
+        Self { path, config: None, metadata: None, formats: BTreeSet::new(), weights: None, parts, files }
+    }
+
+    /// Joins the tensors of all `paths`; a configuration in one of them goes before `config`.
+    fn from_files(path: &Path, paths: Vec<PathBuf>, config: Option<String>, device: &Device) -> Result<Self> {
+        let (mut entries, mut own_config, mut metadata) = (BTreeMap::new(), None, None);
+        let (mut formats, mut files) = (BTreeSet::new(), BTreeMap::new());
+        for file in paths {
             let bytes = Arc::new(read_file(&file)?);
             let tensors = read_tensors(&bytes)?;
             if let Some(name) = tensors.entries.keys().find(|name| entries.contains_key(*name)) {
@@ -193,19 +231,20 @@ impl Checkpoint {
                 return Err(Error::Config { field: "shards", why });
             }
             entries.extend(tensors.entries);
-            config = config.or(tensors.config);
+            own_config = own_config.or(tensors.config);
             metadata = metadata.or(tensors.metadata);
             formats.insert(tensors.format);
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            read.insert(name, bytes);
+            files.insert(file_name(&file), Sha256::digest(bytes.as_slice()).into());
         }
-        let config_path = folder.join(CONFIG);
-        if config.is_none() && config_path.is_file() {
-            config = Some(read_text(&config_path)?);
-        }
-        let weights = Some(Weights::new(without_wrapper(entries), device));
-        let sha256 = identity(&read);
-        Ok(Self { path: path.to_owned(), config, metadata, formats, weights, parts: BTreeMap::new(), sha256 })
+        Ok(Self {
+            path: path.to_owned(),
+            config: own_config.or(config),
+            metadata,
+            formats,
+            weights: Some(Weights::new(without_wrapper(entries), device)),
+            parts: BTreeMap::new(),
+            files,
+        })
     }
 }
 
@@ -292,20 +331,6 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.iter().map(|name| index.with_file_name(name)).collect())
 }
 
-/// SHA-256 of one file, or of the list of several.
-fn identity(files: &BTreeMap<String, Arc<Vec<u8>>>) -> [u8; 32] {
-    let digest = |bytes: &Arc<Vec<u8>>| -> [u8; 32] { Sha256::digest(bytes.as_slice()).into() };
-    if let (1, Some(bytes)) = (files.len(), files.values().next()) {
-        return digest(bytes);
-    }
-    let mut list = Sha256::new();
-    for (name, bytes) in files {
-        let hex: String = digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        list.update(format!("{hex}  {name}\n"));
-    }
-    list.finalize().into()
-}
-
 /// The `model_type` of a Hugging Face configuration.
 pub(crate) fn model_type(config: &str) -> Option<String> {
     #[derive(serde::Deserialize)]
@@ -324,6 +349,16 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
         }
     }
     Ok(names)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The configuration in a folder, if there is one.
+fn read_config(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(CONFIG);
+    if path.is_file() { read_text(&path).map(Some) } else { Ok(None) }
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {
