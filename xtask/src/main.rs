@@ -1,5 +1,6 @@
 //! Tasks of this workspace: `cargo xtask <task>`.
 
+mod download;
 mod vectors;
 
 use clap::{Parser, Subcommand};
@@ -14,12 +15,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Fetches published models.
+    Download(download::Args),
     /// Makes the committed reference vectors again, with the original Python packages.
     Vectors(vectors::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
+        Task::Download(args) => download::run(&args),
         Task::Vectors(args) => vectors::run(&args),
     }
 }

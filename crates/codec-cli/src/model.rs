@@ -1,9 +1,13 @@
 //! From `--model` to a loaded codec.
 
 use crate::device::DeviceKind;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use candle_core::Device;
 use codec_core::{Codec, CodecInfo};
-use codec_io::card::{self, CardSource};
+use codec_hub::Store;
+use codec_io::card::{self, CardSource, ModelCard};
+use codec_io::tokens::WeightsHash;
+use codec_nn::weights::Checkpoint;
 use std::path::{Path, PathBuf};
 
 /// The model that is used when none is named.
@@ -76,66 +80,87 @@ impl ModelArgs {
     /// As [`ModelArgs::load`].
     pub(crate) fn load_or(&self, otherwise: &str) -> Result<Model> {
         let name = self.model.as_deref().unwrap_or(otherwise);
-        let path = locate(name)?;
         let device = self.device.open()?;
-        let loaded = codec_nn::families::load(&path, &device)
-            .with_context(|| format!("{}: the model does not load", path.display()))?;
-        tracing::info!(model = loaded.codec.info().model, path = %path.display(), "model loaded");
+        let as_path = Path::new(name);
+        let checkpoint = if as_path.exists() {
+            let failed = || format!("{}: the model does not load", as_path.display());
+            Checkpoint::open(as_path, &device).with_context(failed)?
+        } else {
+            open_card(card(name)?, &device)?
+        };
+        let loaded = codec_nn::families::load_checkpoint(&checkpoint, &device)
+            .with_context(|| format!("{name}: the model does not load"))?;
+        tracing::info!(model = loaded.codec.info().model, %name, "model loaded");
         Ok(Model { codec: loaded.codec, sha256: loaded.sha256 })
     }
 }
 
-/// Finds the files of a model.
-fn locate(name: &str) -> Result<PathBuf> {
-    let as_path = Path::new(name);
-    if as_path.exists() {
-        return Ok(as_path.to_path_buf());
-    }
-    let Some(card) = card::find(name) else {
+/// The card of that name.
+///
+/// # Errors
+/// When there is none; the error lists the known ones and says which one may be meant.
+pub(crate) fn card(name: &str) -> Result<&'static ModelCard> {
+    card::find(name).ok_or_else(|| {
         let known: Vec<&str> = card::cards().iter().map(|card| card.name.as_str()).collect();
         let meant = card::suggest(name).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-        bail!("{name}: neither a file or folder nor a known model{meant}; known are {}", known.join(", "));
+        let known = known.join(", ");
+        anyhow!("{name}: neither a file or folder nor a known model{meant}; known are {known}")
+    })
+}
+
+/// Where models lie on this machine.
+pub(crate) fn store() -> Store {
+    let shared = std::env::var_os("CODEC_SHARED").filter(|value| !value.is_empty());
+    // The optional shared test data names its folders by family.
+    let shared = shared.map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+    Store::from_env().with_folder(DEFAULT_MODEL, shared.join("lyra"))
+}
+
+/// Opens the files of a card, which must be those that the card or the first pull knew.
+fn open_card(card: &ModelCard, device: &Device) -> Result<Checkpoint> {
+    let Some(found) = store().find(card)? else {
+        let consent = if card.licence.non_commercial == Some(true) { " --accept-non-commercial" } else { "" };
+        bail!(
+            "model {name} is not on this machine\n\
+             Fetch it with\n  codec models pull {name}{consent}\n\
+             or download {files} from\n  {url}\n\
+             into {folder}, or name their folder with --model",
+            name = card.name,
+            files = card.files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", "),
+            url = origin(&card.source),
+            folder = store().folder(card)?.display(),
+        )
     };
-    let places = places(&card.name);
-    let whole = |place: &&PathBuf| card.files.iter().all(|file| place.join(&file.name).is_file());
-    if let Some(place) = places.iter().find(whole) {
-        return Ok(place.clone());
+    let failed = || format!("{}: the model does not load", found.folder.display());
+    let mut checkpoint = Checkpoint::open_files(&found.files, device).with_context(failed)?;
+    for (name, actual) in checkpoint.files() {
+        if let Some(expected) = found.sha256.get(name)
+            && expected.0 != *actual
+        {
+            let actual = WeightsHash(*actual);
+            bail!(
+                "{}: SHA-256 is {actual}, expected {expected}; `codec models pull {} --force` fetches it anew",
+                found.folder.join(name).display(),
+                card.name
+            );
+        }
     }
-    let files: Vec<&str> = card.files.iter().map(|file| file.name.as_str()).collect();
-    let places: Vec<String> = places.iter().map(|place| format!("  {}", place.display())).collect();
-    bail!(
-        "model {name} is not on this machine\n\
-         Download {files} from\n  {url}\n\
-         and put them into one of\n{places}\n\
-         or name their folder with --model",
-        name = card.name,
-        files = files.join(", "),
-        url = origin(&card.source),
-        places = places.join("\n"),
-    )
+    if let Some(config) = card.config_json() {
+        checkpoint = checkpoint.or_config(config);
+    }
+    Ok(checkpoint)
 }
 
 /// Where a model was published, as text for a person.
-fn origin(source: &CardSource) -> String {
-    let revision = source.revision.as_ref().map(|revision| format!(", revision {revision}"));
-    let folder = source.folder.as_ref().map(|folder| format!(", folder {folder}"));
-    format!("{}{}{}", source.url, revision.unwrap_or_default(), folder.unwrap_or_default())
-}
-
-/// Where the files of a model are looked for, in order.
-fn places(name: &str) -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let mut places = Vec::new();
-    if let Some(folder) = variable("CODEC_MODELS") {
-        places.push(folder.join(name));
-    }
-    let cache = variable("XDG_CACHE_HOME").or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    if let Some(cache) = cache {
-        places.push(cache.join("codec").join("models").join(name));
-    }
-    // The optional shared test data names its folders by family.
-    if name == DEFAULT_MODEL {
-        places.push(variable("CODEC_SHARED").unwrap_or_else(|| PathBuf::from("../shared")).join("lyra"));
-    }
-    places
+pub(crate) fn origin(source: &CardSource) -> String {
+    let detail = |what: &str, value: &Option<String>| {
+        value.as_ref().map(|value| format!(", {what} {value}")).unwrap_or_default()
+    };
+    format!(
+        "{}{}{}{}",
+        source.url,
+        detail("release", &source.release),
+        detail("revision", &source.revision),
+        detail("folder", &source.folder)
+    )
 }

@@ -51,6 +51,18 @@ impl Reporter {
         self.bars.suspend(|| self::error(error));
     }
 
+    /// A bar over bytes, of which the number may become known later.
+    pub(crate) fn byte_bar(&self, name: &str) -> ProgressBar {
+        let bar = self.bars.add(ProgressBar::no_length());
+        let template = "{msg:30!} {bar:30} {bytes} of {total_bytes}  {bytes_per_sec} (left {eta})";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
     /// A bar over `n_units` of work, or a spinner when their number is unknown.
     pub(crate) fn bar(&self, name: &str, n_units: Option<u64>) -> ProgressBar {
         let bar = self.bars.add(n_units.map_or_else(ProgressBar::no_length, ProgressBar::new));

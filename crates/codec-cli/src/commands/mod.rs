@@ -5,6 +5,7 @@ mod cut;
 mod detokenize;
 mod generate;
 mod info;
+mod models;
 mod roundtrip;
 mod tokenize;
 mod verify;
@@ -27,6 +28,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Cut(cut::Args),
     Cat(cat::Args),
+    Models(models::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -44,6 +46,7 @@ pub(crate) fn run(command: Command, global: &Global, cli: clap::Command) -> Resu
         Command::Verify(args) => verify::run(&args, global),
         Command::Cut(args) => cut::run(&args, global),
         Command::Cat(args) => cat::run(&args, global),
+        Command::Models(args) => models::run(&args, global),
         Command::Completions(args) => generate::completions(&args, cli),
         Command::Man(args) => generate::man(&args, &cli),
     }
