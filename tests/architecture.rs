@@ -161,6 +161,17 @@ fn every_family_has_a_vector_and_a_card() {
 }
 
 #[test]
+fn every_card_is_of_a_family_and_can_be_fetched() {
+    let families = families();
+    for card in codec_io::card::cards() {
+        assert!(families.contains(&card.family), "{}: no family is called {}", card.name, card.family);
+        for file in &card.files {
+            assert!(card.origin(file).is_some(), "{}: no address for {}", card.name, file.name);
+        }
+    }
+}
+
+#[test]
 fn no_family_imports_another() {
     for family in families() {
         let dir = root().join("crates/codec-nn/src/families");

@@ -167,11 +167,11 @@ fn list(store: &Store, reporter: &Reporter) -> Result<()> {
         let text = || {
             let rates = match listed.kbps.as_slice() {
                 [] => String::new(),
-                [only] => format!("{only} kbit/s"),
-                [first, .., last] => format!("{first} to {last} kbit/s"),
+                [only] => format!("{only:.2} kbit/s"),
+                [first, .., last] => format!("{first:.2} to {last:.2} kbit/s"),
             };
             format!(
-                "{}{:<22}{:<16}{:>6.1} kHz  {:<18}{:<14}{}",
+                "{}{:<22}{:<16}{:>6.1} kHz  {:<22}{:<14}{}",
                 if listed.folder.is_some() { "* " } else { "  " },
                 listed.name,
                 listed.family,
@@ -197,7 +197,7 @@ fn listed<'a>(card: &'a ModelCard, store: &Store) -> Result<Listed<'a>> {
         channels: card.channels,
         frame_rate: card.frame_rate().map(|rate| rate.to_f64()),
         n_codebooks: card.layout()?.n_codebooks(),
-        kbps: card.bitrates.iter().map(|&rate| rate as f64 / 1000.0).collect(),
+        kbps: card.bitrates.iter().map(|rate| rate / 1000.0).collect(),
         size: card.size(),
         code_licence: &card.licence.code,
         weights_licence: card.licence.weights.as_deref(),
