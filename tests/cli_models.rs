@@ -1,6 +1,6 @@
 //! The command `codec models`, against a web server of its own.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 #[path = "../crates/codec-hub/tests/support/mod.rs"]
 #[expect(dead_code, reason = "how servers misbehave is tested where they are asked")]

@@ -1,6 +1,6 @@
 //! Pulls from a local server: what arrives, what is kept, what is refused, and who sees the token.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise")]
 
 mod support;
 
