@@ -60,7 +60,10 @@ fn expected(header: &TokenHeader, codes: &Codes) -> String {
 fn the_page_of_python_reads_what_we_write() {
     if Command::new("python3").arg("--version").output().is_err() {
         // Past the test harness, which keeps what passing tests print.
-        let _ = writeln!(std::io::stderr(), "skipped: python3 is not installed, so docs/read_tokens.py was not run");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: python3 is not installed, so docs/read_tokens.py was not run"
+        );
         return;
     }
     let plain = CodeLayout::uniform(2, 700).unwrap();
