@@ -44,6 +44,7 @@ macro_rules! conformance {
 conformance! {
     dac: FLOATS;
     encodec: FLOATS;
+    mimi: FLOATS;
     soundstream: INTEGERS;
 }
 
@@ -80,6 +81,25 @@ fn conforms(family: &str, limits: Limits) -> Result<()> {
         }
         println!("{name}: {agreement}; audio within {worst:.1e} of full scale");
         assert!(agreement.n_compared > 150, "{name}: only {} codes", agreement.n_compared);
+    }
+    Ok(())
+}
+
+/// The vectors of Mimi are one model under the names that Hugging Face, Kyutai and MLX give its tensors.
+#[test]
+fn the_dialects_of_mimi_are_the_same_model() -> Result<()> {
+    let names = vectors::names("mimi")?;
+    assert_eq!(names, ["mimi_hf", "mimi_kyutai", "mimi_mlx"]);
+    let codecs = names.iter().map(|name| Vectors::open(name)?.codec()).collect::<Result<Vec<_>>>()?;
+    let clip = Vectors::open("mimi_hf")?.cases(codecs[0].as_ref())?.pop().ok_or("no cases")?.audio;
+    let n_codebooks = codecs[0].info().layout.n_codebooks();
+    let codes = codecs[0].encode(&clip, n_codebooks)?;
+    let audio = codecs[0].decode(&codes)?;
+    for (codec, name) in codecs.iter().zip(names) {
+        assert_eq!(codec.info(), codecs[0].info(), "{name}");
+        compare::same_codes(&codec.encode(&clip, n_codebooks)?, &codes)
+            .map_err(|e| format!("{name}: {e}"))?;
+        compare::same_audio(&codec.decode(&codes)?, &audio).map_err(|e| format!("{name}: {e}"))?;
     }
     Ok(())
 }

@@ -101,6 +101,18 @@ pub enum Error {
     Core(#[from] codec_core::Error),
 }
 
+impl Error {
+    /// [`Error::Config`].
+    pub(crate) fn config(field: &'static str, why: impl Into<String>) -> Self {
+        Self::Config { field, why: why.into() }
+    }
+
+    /// [`Error::Unsupported`].
+    pub(crate) fn unsupported(what: &'static str, value: impl ToString) -> Self {
+        Self::Unsupported { what, value: value.to_string() }
+    }
+}
+
 impl From<Error> for codec_core::Error {
     fn from(error: Error) -> Self {
         match error {

@@ -18,8 +18,7 @@
 use super::Family;
 use crate::codec::NetCodec;
 use crate::error::{Error, Result};
-use crate::layers::Fill;
-use crate::nets::seanet::Seanet;
+use crate::nets::seanet::{Seanet, fill};
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
 use codec_core::quantizer::Rvq;
@@ -31,14 +30,14 @@ pub(super) const FAMILY: Family = Family { name: "encodec", recognizes, load };
 
 /// Buffers of training: how often each entry was used, and whether there are any.
 const IGNORED: [&str; 3] = ["cluster_size", "embed_avg", "inited"];
-/// Beyond this a configuration is not a codec's but a mistake or an attack.
-const MAX_SIZE: usize = 1 << 16;
 
 fn recognizes(checkpoint: &Checkpoint) -> bool {
     match checkpoint.config() {
         Some(config) => crate::weights::model_type(config).as_deref() == Some(FAMILY.name),
         None => {
-            checkpoint.weights().is_some_and(|weights| weights.contains("encoder.model.0.conv.conv.bias"))
+            // Others name their networks so too, but not their codebooks.
+            let names = ["encoder.model.0.conv.conv.bias", "quantizer.vq.layers.0._codebook.embed"];
+            checkpoint.weights().is_some_and(|weights| names.iter().all(|name| weights.contains(name)))
         }
     }
 }
@@ -161,7 +160,7 @@ impl Config {
 
     fn build(&self, weights: &Weights, device: &Device) -> Result<NetCodec> {
         let net = self.net()?;
-        let hop_length = self.hop_length()?;
+        let hop_length = net.hop_length()?;
         let segment = self.segment(hop_length)?;
         let n_codebooks = self.n_codebooks(hop_length)?;
         let mut layout = CodeLayout::uniform(n_codebooks, self.codebook_size)?;
@@ -191,30 +190,24 @@ impl Config {
     }
 
     fn net(&self) -> Result<Seanet> {
-        self.check_sizes()?;
-        let fill = match self.pad_mode.as_str() {
-            "constant" => Fill::Zero,
-            "reflect" => Fill::Reflect,
-            "replicate" => Fill::Replicate,
-            _ => return Err(unsupported("pad_mode", &self.pad_mode)),
-        };
+        if self.sampling_rate == 0 {
+            return Err(Error::config("sampling_rate", "must not be zero"));
+        }
+        let fill = fill(&self.pad_mode)?;
         let group_norm = match self.norm_type.as_str() {
             "weight_norm" => false,
             "time_group_norm" => true,
-            _ => return Err(unsupported("norm_type", &self.norm_type)),
+            _ => return Err(Error::unsupported("norm_type", &self.norm_type)),
         };
         if group_norm && (self.use_causal_conv || self.chunk_length_s.is_none()) {
             // Its statistics need all samples, so there would be no stream.
-            return Err(unsupported("norm_type", "time_group_norm of a whole clip"));
+            return Err(Error::unsupported("norm_type", "time_group_norm of a whole clip"));
         }
         if self.codebook_dim.is_some_and(|dim| dim != self.hidden_size) {
-            return Err(unsupported("codebook_dim", "other than hidden_size"));
-        }
-        if !(0.0..=1.0).contains(&self.trim_right_ratio) {
-            return Err(config("trim_right_ratio", "must lie in 0..=1"));
+            return Err(Error::unsupported("codebook_dim", "other than hidden_size"));
         }
         if !self.use_causal_conv && self.trim_right_ratio != 1.0 {
-            return Err(config("trim_right_ratio", "other than 1 needs use_causal_conv"));
+            return Err(Error::config("trim_right_ratio", "other than 1 needs use_causal_conv"));
         }
         Ok(Seanet {
             channels: usize::from(self.audio_channels),
@@ -236,62 +229,16 @@ impl Config {
         })
     }
 
-    /// Keeps every product of sizes within reason.
-    fn check_sizes(&self) -> Result<()> {
-        let sizes = [
-            ("audio_channels", usize::from(self.audio_channels)),
-            ("sampling_rate", self.sampling_rate.min(1) as usize),
-            ("hidden_size", self.hidden_size),
-            ("num_filters", self.num_filters),
-            ("kernel_size", self.kernel_size),
-            ("last_kernel_size", self.last_kernel_size),
-            ("residual_kernel_size", self.residual_kernel_size),
-            ("dilation_growth_rate", self.dilation_growth_rate),
-            ("compress", self.compress),
-            ("num_lstm_layers", self.num_lstm_layers),
-            ("upsampling_ratios", self.upsampling_ratios.iter().copied().min().unwrap_or(0)),
-            ("upsampling_ratios", self.upsampling_ratios.iter().copied().max().unwrap_or(0)),
-            ("upsampling_ratios", self.upsampling_ratios.len()),
-        ];
-        if let Some((field, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(config(field, "must not be zero"));
-        }
-        if let Some((field, _)) = sizes.iter().find(|(_, size)| *size > MAX_SIZE) {
-            return Err(too_large(field));
-        }
-        let width =
-            u32::try_from(self.upsampling_ratios.len()).ok().and_then(|n| self.num_filters.checked_shl(n));
-        if self.upsampling_ratios.len() > 16 || width.is_none_or(|width| width > MAX_SIZE) {
-            return Err(too_large("num_filters"));
-        }
-        let last_dilation = u32::try_from(self.num_residual_layers.saturating_sub(1));
-        let last_dilation = last_dilation.ok().and_then(|n| self.dilation_growth_rate.checked_pow(n));
-        if last_dilation.is_none_or(|dilation| dilation > MAX_SIZE) {
-            return Err(too_large("num_residual_layers"));
-        }
-        if self.num_filters < self.compress {
-            return Err(config("compress", "leaves no channels"));
-        }
-        Ok(())
-    }
-
-    fn hop_length(&self) -> Result<u32> {
-        let hop_length =
-            self.upsampling_ratios.iter().try_fold(1_usize, |hop, &ratio| hop.checked_mul(ratio));
-        let hop_length = hop_length.filter(|&hop| hop <= MAX_SIZE).and_then(|hop| u32::try_from(hop).ok());
-        hop_length.ok_or_else(|| too_large("upsampling_ratios"))
-    }
-
     /// As many as the largest bandwidth, in kbit/s, has room for.
     fn n_codebooks(&self, hop_length: u32) -> Result<usize> {
         if !self.codebook_size.is_power_of_two() {
-            return Err(unsupported("codebook_size", &self.codebook_size.to_string()));
+            return Err(Error::unsupported("codebook_size", self.codebook_size));
         }
         let bits_per_codebook = self.sampling_rate.div_ceil(hop_length) * self.codebook_size.ilog2();
         let bandwidth = self.target_bandwidths.last().copied().unwrap_or(0.0);
         let n_codebooks = (1000.0 * bandwidth / f64::from(bits_per_codebook)).floor();
         if !(1.0..=codec_core::codes::MAX_CODEBOOKS as f64).contains(&n_codebooks) {
-            return Err(config("target_bandwidths", "leaves no codebook or too many"));
+            return Err(Error::config("target_bandwidths", "leaves no codebook or too many"));
         }
         Ok(n_codebooks as usize)
     }
@@ -301,31 +248,21 @@ impl Config {
             // The reference takes no notice of an overlap without a length.
             (None, _, false) => return Ok(None),
             (Some(seconds), Some(overlap), true) => (seconds, overlap),
-            (None, _, true) => return Err(unsupported("normalize", "without chunk_length_s")),
-            (Some(_), None, _) => return Err(unsupported("chunk_length_s", "without overlap")),
-            (Some(_), Some(_), false) => return Err(unsupported("chunk_length_s", "without normalize")),
+            (None, _, true) => return Err(Error::unsupported("normalize", "without chunk_length_s")),
+            (Some(_), None, _) => return Err(Error::unsupported("chunk_length_s", "without overlap")),
+            (Some(_), Some(_), false) => {
+                return Err(Error::unsupported("chunk_length_s", "without normalize"));
+            }
         };
         // Rounded down in f64, as Python's int() does.
         let n_samples = (seconds * f64::from(self.sampling_rate)).floor();
         let stride = ((1.0 - overlap) * n_samples).floor().max(1.0);
         if !(0.0..1.0).contains(&overlap) || !(1.0..=f64::from(1_u32 << 24)).contains(&n_samples) {
-            return Err(config("chunk_length_s", "and overlap do not make a segment"));
+            return Err(Error::config("chunk_length_s", "and overlap do not make a segment"));
         }
         let (n_samples, stride) = (n_samples as u32, stride as u32);
         Ok(Some(Segment { n_samples, stride, n_frames: n_samples.div_ceil(hop_length) }))
     }
-}
-
-fn config(field: &'static str, why: &str) -> Error {
-    Error::Config { field, why: why.to_owned() }
-}
-
-fn too_large(field: &'static str) -> Error {
-    config(field, "is too large")
-}
-
-fn unsupported(what: &'static str, value: &str) -> Error {
-    Error::Unsupported { what, value: value.to_owned() }
 }
 
 #[cfg(test)]
@@ -340,7 +277,10 @@ mod tests {
     #[test]
     fn published_configurations() {
         let causal = parse("{}");
-        assert_eq!((causal.hop_length().unwrap(), causal.n_codebooks(320).unwrap()), (320, 32));
+        assert_eq!(
+            (causal.net().unwrap().hop_length().unwrap(), causal.n_codebooks(320).unwrap()),
+            (320, 32)
+        );
         assert_eq!(causal.segment(320).unwrap(), None);
 
         let stereo = parse(
@@ -355,7 +295,7 @@ mod tests {
             r#"{"sampling_rate": 32000, "target_bandwidths": [2.2], "codebook_size": 2048,
                 "upsampling_ratios": [8, 5, 4, 4]}"#,
         );
-        assert_eq!((music.hop_length().unwrap(), music.n_codebooks(640).unwrap()), (640, 4));
+        assert_eq!((music.net().unwrap().hop_length().unwrap(), music.n_codebooks(640).unwrap()), (640, 4));
         let sound = parse(r#"{"sampling_rate": 16000, "target_bandwidths": [2.2], "codebook_size": 2048}"#);
         assert_eq!(sound.n_codebooks(320).unwrap(), 4);
     }

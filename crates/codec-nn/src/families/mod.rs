@@ -2,6 +2,7 @@
 
 mod dac;
 mod encodec;
+mod mimi;
 mod soundstream;
 
 use crate::error::Result;
@@ -25,7 +26,7 @@ pub struct Family {
 }
 
 /// All families, in the order in which they are tried.
-pub const FAMILIES: &[Family] = &[dac::FAMILY, encodec::FAMILY, soundstream::FAMILY];
+pub const FAMILIES: &[Family] = &[dac::FAMILY, encodec::FAMILY, mimi::FAMILY, soundstream::FAMILY];
 
 /// A codec and the identity of the weights that it was made from.
 #[derive(Debug)]

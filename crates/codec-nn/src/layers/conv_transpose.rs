@@ -37,6 +37,30 @@ impl ConvTranspose1d {
         trim_left: usize,
         trim_right: usize,
     ) -> Result<Self> {
+        Self::of_form(Form::Transposed { stride }, weight, bias, stride, [trim_left, trim_right])
+    }
+
+    /// As [`ConvTranspose1d::new`] with one group per channel: takes a weight `[channels, 1, kernel]`.
+    ///
+    /// # Errors
+    /// As [`ConvTranspose1d::new`].
+    pub fn depthwise(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        stride: usize,
+        trim_left: usize,
+        trim_right: usize,
+    ) -> Result<Self> {
+        Self::of_form(Form::TransposedDepthwise { stride }, weight, bias, stride, [trim_left, trim_right])
+    }
+
+    fn of_form(
+        form: Form,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        stride: usize,
+        [trim_left, trim_right]: [usize; 2],
+    ) -> Result<Self> {
         let (_, _, kernel) = weight.dims3()?;
         if stride == 0 || kernel < stride {
             let value = format!("kernel {kernel}, stride {stride}");
@@ -48,7 +72,7 @@ impl ConvTranspose1d {
         }
         let n_neighbours = kernel.div_ceil(stride);
         let geometry = Geometry { kernel: n_neighbours, stride: 1, dilation: 1 };
-        let filter = Filter::new(Form::Transposed { stride }, geometry, weight, bias)?;
+        let filter = Filter::new(form, geometry, weight, bias)?;
         Ok(Self { filter, kernel, stride, n_neighbours, trim_left, trim_right })
     }
 
@@ -195,6 +219,33 @@ mod tests {
             let layer = ConvTranspose1d::new(&weight, Some(&bias), stride, left, right).unwrap();
             assert_streams(&layer, &rng.tensor(xs.dims()), &mut rng);
         }
+
+        #[test]
+        fn depthwise_is_a_diagonal_weight(
+            stride in 1usize..6,
+            overlap in 0usize..9,
+            n_steps in 1usize..30,
+            channels in 1usize..20,
+            seed in any::<u64>(),
+        ) {
+            let mut rng = Rng::new(seed);
+            let kernel = stride + overlap;
+            let (weight, bias) = (rng.integers(&[channels, 1, kernel]), rng.integers(&[channels]));
+            let xs = rng.integers(&[2, n_steps, channels]);
+            let mut diagonal = vec![0.0; channels * channels * kernel];
+            for (i, taps) in values(&weight).chunks_exact(kernel).enumerate() {
+                diagonal[i * (channels + 1) * kernel..][..kernel].copy_from_slice(taps);
+            }
+            let diagonal = Tensor::from_vec(diagonal, (channels, channels, kernel), xs.device()).unwrap();
+            let all = values(&xs);
+            let want: Vec<f64> = all
+                .chunks_exact(n_steps * channels)
+                .flat_map(|item| reference(item, &diagonal, &values(&bias), stride, 0, overlap))
+                .collect();
+            let layer = ConvTranspose1d::depthwise(&weight, Some(&bias), stride, 0, overlap).unwrap();
+            prop_assert_eq!(values(&layer.forward(&xs).unwrap().unwrap()), want);
+            assert_streams(&layer, &rng.tensor(xs.dims()), &mut rng);
+        }
     }
 
     #[test]
@@ -234,6 +285,11 @@ mod tests {
             assert_trains(&mut rng, xs, &weights, |weights| {
                 ConvTranspose1d::new(&weights[0], Some(&weights[1]), stride, left, right).unwrap()
             });
+            let weights = [rng.tensor(&[3, 1, kernel]), rng.tensor(&[3])];
+            let xs = rng.tensor(&[2, 6, 3]);
+            assert_trains(&mut rng, xs, &weights, |weights| {
+                ConvTranspose1d::depthwise(&weights[0], Some(&weights[1]), stride, left, right).unwrap()
+            });
         }
     }
 
@@ -246,5 +302,7 @@ mod tests {
         assert!(matches!(build(0, 0, 0), Error::Unsupported { .. }));
         assert!(matches!(build(2, 0, 3), Error::Config { field: "trim", .. }));
         assert!(matches!(build(2, 3, 1), Error::Config { field: "trim", .. }));
+        let error = ConvTranspose1d::depthwise(&weight, None, 2, 0, 2).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
     }
 }

@@ -6,7 +6,7 @@
 //! tensors named, as Hugging Face's `EncodecModel` does.
 
 use super::numbered::Numbered;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::{
     Activation, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, GroupNorm, Lstm, LstmWeights, Padding,
     Residual, Trim,
@@ -16,6 +16,8 @@ use crate::weights::Weights;
 /// PyTorch's default, which the reference leaves in place.
 const GROUP_NORM_EPSILON: f32 = 1e-5;
 const ELU_ALPHA: f32 = 1.0;
+/// Beyond this a configuration is not a codec's but a mistake or an attack.
+const MAX_SIZE: usize = 1 << 16;
 
 /// What the two networks are built from.
 #[derive(Clone, Debug)]
@@ -35,6 +37,7 @@ pub(crate) struct Seanet {
     pub(crate) dilation_growth: usize,
     /// Channels over those inside a residual block.
     pub(crate) compress: usize,
+    /// Layers of LSTM at the latents' rate; none for 0.
     pub(crate) n_lstm_layers: usize,
     pub(crate) causal: bool,
     /// Share of a causal transposed convolution's surplus that comes off at the right.
@@ -46,7 +49,60 @@ pub(crate) struct Seanet {
     pub(crate) group_norm: bool,
 }
 
+/// The padding that a configuration of Hugging Face calls `pad_mode`.
+pub(crate) fn fill(pad_mode: &str) -> Result<Fill> {
+    Ok(match pad_mode {
+        "constant" => Fill::Zero,
+        "reflect" => Fill::Reflect,
+        "replicate" => Fill::Replicate,
+        _ => return Err(Error::unsupported("pad_mode", pad_mode)),
+    })
+}
+
 impl Seanet {
+    /// Samples per latent, once every size is found to be within reason; errors name the fields of
+    /// Hugging Face's configurations.
+    pub(crate) fn hop_length(&self) -> Result<u32> {
+        let sizes = [
+            ("audio_channels", self.channels),
+            ("hidden_size", self.dim),
+            ("num_filters", self.n_filters),
+            ("kernel_size", self.kernel_size),
+            ("last_kernel_size", self.last_kernel_size),
+            ("residual_kernel_size", self.residual_kernel_size),
+            ("dilation_growth_rate", self.dilation_growth),
+            ("compress", self.compress),
+            ("upsampling_ratios", self.ratios.iter().copied().min().unwrap_or(0)),
+            ("upsampling_ratios", self.ratios.iter().copied().max().unwrap_or(0)),
+            ("upsampling_ratios", self.ratios.len()),
+        ];
+        if let Some((field, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(Error::config(field, "must not be zero"));
+        }
+        let too_large = |field| Error::config(field, "is too large");
+        if let Some((field, _)) = sizes.iter().find(|(_, size)| *size > MAX_SIZE) {
+            return Err(too_large(field));
+        }
+        let width = u32::try_from(self.ratios.len()).ok().and_then(|n| self.n_filters.checked_shl(n));
+        if self.ratios.len() > 16 || width.is_none_or(|width| width > MAX_SIZE) {
+            return Err(too_large("num_filters"));
+        }
+        let last_dilation = u32::try_from(self.n_residual_layers.saturating_sub(1));
+        let last_dilation = last_dilation.ok().and_then(|n| self.dilation_growth.checked_pow(n));
+        if last_dilation.is_none_or(|dilation| dilation > MAX_SIZE) {
+            return Err(too_large("num_residual_layers"));
+        }
+        if self.n_filters < self.compress {
+            return Err(Error::config("compress", "leaves no channels"));
+        }
+        if !(0.0..=1.0).contains(&self.trim_right_ratio) {
+            return Err(Error::config("trim_right_ratio", "must lie in 0..=1"));
+        }
+        let hop_length = self.ratios.iter().try_fold(1_usize, |hop, &ratio| hop.checked_mul(ratio));
+        let hop_length = hop_length.filter(|&hop| hop <= MAX_SIZE).and_then(|hop| u32::try_from(hop).ok());
+        hop_length.ok_or_else(|| too_large("upsampling_ratios"))
+    }
+
     /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`.
     pub(crate) fn encoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
         let mut net = Numbered::new(weights);
@@ -58,7 +114,9 @@ impl Seanet {
             net.push(self.conv(&net.weights(), width, 2 * width, self.down(ratio))?);
             width *= 2;
         }
-        net.push(self.lstm(&net.weights(), width)?);
+        if self.n_lstm_layers > 0 {
+            net.push(self.lstm(&net.weights(), width)?);
+        }
         net.push(elu());
         net.push(self.conv(&net.weights(), width, self.dim, self.plain(self.last_kernel_size))?);
         Ok(net.layers)
@@ -69,7 +127,9 @@ impl Seanet {
         let mut net = Numbered::new(weights);
         let mut width = self.n_filters << self.ratios.len();
         net.push(self.conv(&net.weights(), self.dim, width, self.plain(self.kernel_size))?);
-        net.push(self.lstm(&net.weights(), width)?);
+        if self.n_lstm_layers > 0 {
+            net.push(self.lstm(&net.weights(), width)?);
+        }
         for &ratio in &self.ratios {
             net.push(elu());
             net.push(self.conv_transpose(&net.weights(), width, width / 2, ratio)?);

@@ -20,6 +20,11 @@ pub(crate) enum Form {
         /// Steps of output per step of input.
         stride: usize,
     },
+    /// `[channels, 1, kernel]` to `[n_neighbours, stride * channels]`: as `Transposed`, each channel by itself.
+    TransposedDepthwise {
+        /// Steps of output per step of input.
+        stride: usize,
+    },
     /// `[c_out, c_in]` to `[c_in, c_out]`.
     Matrix,
 }
@@ -34,24 +39,40 @@ impl Form {
             Self::Depthwise => weight.squeeze(1)?.t()?.contiguous()?,
             Self::Transposed { stride } => {
                 let (c_in, c_out, kernel) = weight.dims3()?;
-                let n_neighbours = kernel.div_ceil(stride);
-                let taps = weight.pad_with_zeros(2, 0, n_neighbours * stride - kernel)?.contiguous()?;
-                let taps = taps.reshape((c_in, c_out, n_neighbours, stride))?;
-                // The newest neighbour meets the first taps.
-                let oldest_first = (0..n_neighbours).rev().map(|age| taps.narrow(2, age, 1));
-                let taps = Tensor::cat(&oldest_first.collect::<candle_core::Result<Vec<_>>>()?, 2)?;
-                taps.permute((2, 0, 3, 1))?.contiguous()?.reshape((n_neighbours * c_in, stride * c_out))?
+                let taps = oldest_first(weight, stride)?.permute((2, 0, 3, 1))?.contiguous()?;
+                taps.reshape((kernel.div_ceil(stride) * c_in, stride * c_out))?
+            }
+            Self::TransposedDepthwise { stride } => {
+                let (channels, _, kernel) = weight.dims3()?;
+                let taps = oldest_first(weight, stride)?.permute((2, 1, 3, 0))?.contiguous()?;
+                taps.reshape((kernel.div_ceil(stride), stride * channels))?
             }
             Self::Matrix => weight.t()?.contiguous()?,
         })
     }
 
+    fn is_depthwise(self) -> bool {
+        matches!(self, Self::Depthwise | Self::TransposedDepthwise { .. })
+    }
+
     fn bias(self, bias: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            Self::Transposed { stride } => bias.repeat(stride)?,
+            Self::Transposed { stride } | Self::TransposedDepthwise { stride } => bias.repeat(stride)?,
             Self::Conv | Self::Depthwise | Self::Matrix => bias.clone(),
         })
     }
+}
+
+/// Splits the taps of a transposed convolution by the age of the input that they meet, the oldest first:
+/// `[c_in, c_out, kernel]` to `[c_in, c_out, n_neighbours, stride]`.
+fn oldest_first(weight: &Tensor, stride: usize) -> Result<Tensor> {
+    let (c_in, c_out, kernel) = weight.dims3()?;
+    let n_neighbours = kernel.div_ceil(stride);
+    let taps = weight.pad_with_zeros(2, 0, n_neighbours * stride - kernel)?.contiguous()?;
+    let taps = taps.reshape((c_in, c_out, n_neighbours, stride))?;
+    // The newest neighbour meets the first taps.
+    let ages = (0..n_neighbours).rev().map(|age| taps.narrow(2, age, 1));
+    Ok(Tensor::cat(&ages.collect::<candle_core::Result<Vec<_>>>()?, 2)?)
 }
 
 /// A weight and its bias: brought into form once when they are fixed, at each use while they train.
@@ -83,7 +104,11 @@ impl Filter {
     ) -> Result<Self> {
         let (c_in, c_out) = match form {
             Form::Conv => weight.dims3().map(|(c_out, c_in, _)| (c_in, c_out))?,
-            Form::Depthwise => weight.dims3().map(|(channels, _, _)| (channels, channels))?,
+            Form::Depthwise | Form::TransposedDepthwise { .. } => {
+                let (channels, group_width, kernel) = weight.dims3()?;
+                expect_shape("depthwise weight", weight, &[channels, group_width.min(1), kernel])?;
+                (channels, channels)
+            }
             Form::Transposed { .. } => weight.dims3().map(|(c_in, c_out, _)| (c_in, c_out))?,
             Form::Matrix => weight.dims2().map(|(c_out, c_in)| (c_in, c_out))?,
         };
@@ -95,7 +120,7 @@ impl Filter {
             Weights::Live { weight: weight.clone(), bias: bias.cloned() }
         } else {
             let (rows, bias) = (form.rows(weight)?, bias.map(|bias| form.bias(bias)).transpose()?);
-            if on_kernels(&rows)? && form != Form::Depthwise {
+            if on_kernels(&rows)? && !form.is_depthwise() {
                 let n = rows.dim(1)?;
                 let values = rows.flatten_all()?.to_vec1::<f32>()?;
                 Weights::Packed {
@@ -128,6 +153,10 @@ impl Filter {
     fn product(&self, xs: &Tensor, rows: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self.form {
             Form::Depthwise => depthwise(xs, rows, bias, self.geometry),
+            // Every phase of the output reads the same input.
+            Form::TransposedDepthwise { stride } => {
+                depthwise(&xs.repeat((1, 1, stride))?, rows, bias, self.geometry)
+            }
             Form::Conv | Form::Transposed { .. } | Form::Matrix => conv(xs, rows, bias, self.geometry),
         }
     }

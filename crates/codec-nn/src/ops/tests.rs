@@ -72,6 +72,7 @@ fn a_filter_gives_the_same_bits_live_and_fixed() {
         (Form::Conv, Geometry { dilation: 2, ..geometry }, vec![6, 4, 3], 6),
         (Form::Depthwise, geometry, vec![4, 1, 3], 4),
         (Form::Transposed { stride: 2 }, geometry, vec![4, 5, 6], 5),
+        (Form::TransposedDepthwise { stride: 2 }, Geometry { kernel: 2, ..geometry }, vec![4, 1, 4], 4),
         (Form::Matrix, Geometry::POINTWISE, vec![7, 4], 7),
     ];
     for (form, geometry, dims, c_out) in forms {

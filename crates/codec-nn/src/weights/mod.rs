@@ -112,6 +112,29 @@ impl Weights {
         Ok(Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) })
     }
 
+    /// The same tensors, some of them with their dimensions in another order: `order` sees whole names and
+    /// gives, for each new dimension, the old one that it is.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when an order has another number of dimensions than its tensor.
+    pub fn permuted(&self, order: impl Fn(&str) -> Option<&'static [usize]>) -> Result<Self> {
+        let mut entries = self.shared.entries.clone();
+        for (name, entry) in &mut entries {
+            let Some(order) = order(name) else { continue };
+            let strides = entry.strides.clone().unwrap_or_else(|| row_major(&entry.shape));
+            let by_order = |sizes: &[usize]| -> Option<Vec<usize>> {
+                let sizes = order.iter().map(|&dim| sizes.get(dim).copied()).collect::<Option<Vec<_>>>()?;
+                (sizes.len() == entry.shape.len()).then_some(sizes)
+            };
+            let (Some(shape), Some(strides)) = (by_order(&entry.shape), by_order(&strides)) else {
+                let (name, expected) = (name.clone(), order.to_vec());
+                return Err(Error::Shape { name, expected, actual: entry.shape.clone() });
+            };
+            (entry.shape, entry.strides) = (shape, Some(strides));
+        }
+        Ok(Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) })
+    }
+
     /// The device that tensors are put on.
     pub fn device(&self) -> &Device {
         &self.shared.device
@@ -247,6 +270,15 @@ impl Entry {
         let tensor = Tensor::from_raw_buffer(&dense, dtype, &[n_elements], &Device::Cpu)?;
         Ok(tensor.to_dtype(DType::F32)?.to_vec1()?)
     }
+}
+
+/// The strides of a tensor without gaps, in elements.
+fn row_major(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1_usize; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i].saturating_mul(shape[i]);
+    }
+    strides
 }
 
 fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
