@@ -102,6 +102,14 @@ pub enum Error {
         /// What was given.
         actual: codec_core::AudioSpec,
     },
+    /// Channels that have no one right way to become fewer or more.
+    #[error("{from} channels cannot be mixed to {to}: only to one, or from one, is there one way")]
+    Mix {
+        /// Channels given.
+        from: u16,
+        /// Channels asked for.
+        to: u16,
+    },
     /// A sample is NaN or infinite and the sink cannot hold that.
     #[error("channel {channel_idx}, sample {sample_idx} is not a finite number")]
     NotFinite {

@@ -35,7 +35,7 @@ pub fn to_mono(audio: &AudioBuffer) -> Result<AudioBuffer> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Unsupported`] for any other change: there is no one right way from 5.1 to stereo, so
+/// [`Error::Mix`] for any other change: there is no one right way from 5.1 to stereo, so
 /// it is the caller's to do. [`Error::Core`] when `channels` is zero.
 pub fn to_channels(audio: &AudioBuffer, channels: u16) -> Result<AudioBuffer> {
     let from = audio.spec();
@@ -48,10 +48,7 @@ pub fn to_channels(audio: &AudioBuffer, channels: u16) -> Result<AudioBuffer> {
             Ok(AudioBuffer::from_planar(spec, vec![channel.to_vec(); usize::from(channels)])?)
         }
         (_, 0) => Ok(AudioBuffer::empty(spec)?),
-        (a, b) => {
-            let what = format!("mixing {a} channels to {b}");
-            Err(Error::Unsupported { format: "mix", what, offset: 0 })
-        }
+        (from, to) => Err(Error::Mix { from, to }),
     }
 }
 
@@ -72,7 +69,7 @@ mod tests {
     #[test]
     fn refuses_what_has_no_one_answer() {
         let audio = AudioBuffer::empty(AudioSpec { sample_rate: 8_000, channels: 6 }).unwrap();
-        assert!(matches!(to_channels(&audio, 2), Err(Error::Unsupported { .. })));
+        assert!(matches!(to_channels(&audio, 2), Err(Error::Mix { from: 6, to: 2 })));
         assert!(matches!(to_channels(&audio, 0), Err(Error::Core(_))));
         assert_eq!(to_channels(&audio, 6).unwrap(), audio);
     }

@@ -281,9 +281,9 @@ fn what_is_not_audio_is_named() {
         }
     }
     assert!(matches!(stream(&[]), Err(Error::Empty)));
-    let missing = AudioReader::open("no such file".as_ref());
+    let missing = AudioReader::open("no such file");
     assert!(matches!(missing, Err(Error::File { .. })));
-    assert!(matches!(AudioReader::open(".".as_ref()), Err(Error::File { .. })));
+    assert!(matches!(AudioReader::open("."), Err(Error::File { .. })));
 }
 
 /// FLAC written to a pipe does not know its length.

@@ -211,7 +211,7 @@ fn a_file_appears_when_it_is_finished() {
 #[test]
 fn a_sample_without_a_value_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = WavWriter::create(&folder.path().join("x"), MONO, WavFormat::Float32).unwrap();
+    let mut writer = WavWriter::create(folder.path().join("x"), MONO, WavFormat::Float32).unwrap();
     writer.write(&AudioBuffer::mono(8_000, vec![0.0; 5]).unwrap()).unwrap();
     for bad in [f32::NAN, f32::INFINITY] {
         let result = writer.write(&AudioBuffer::mono(8_000, vec![0.0, bad]).unwrap());

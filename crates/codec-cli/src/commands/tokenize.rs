@@ -103,7 +103,7 @@ fn tokenize(job: &Job, args: &Args, model: &Model, n_codebooks: usize, reporter:
 }
 
 /// Codes a whole source, piece by piece; returns the samples that went into the codec.
-pub(super) fn encode(
+fn encode(
     model: &Model,
     n_codebooks: usize,
     source: &mut Source,

@@ -47,7 +47,7 @@ impl<Q: Quantizer> Grouped<Q> {
         }
         let layout = CodeLayout::new(specs)?;
         if let Some(odd) = groups.iter().find(|group| group.layout().scale_frames().is_some()) {
-            let right = format!("{:?}", odd.layout());
+            let right = odd.layout().to_string();
             return Err(Error::Mismatch {
                 what: "code layout",
                 left: "a layout without scales".into(),

@@ -80,8 +80,8 @@ impl AudioReader {
     /// # Errors
     /// [`Error::File`](crate::Error::File) when it cannot be opened, otherwise as
     /// [`AudioReader::from_reader`].
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::new(Source::open(path)?)
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::new(Source::open(path.as_ref())?)
     }
 
     /// Reads standard input.

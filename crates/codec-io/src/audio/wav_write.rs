@@ -82,7 +82,8 @@ impl WavWriter {
     /// # Errors
     /// [`Error::File`] when the folder cannot be written, [`Error::Limit`] when WAV cannot hold
     /// so many channels, [`Error::Core`] when the rate or the number of channels is zero.
-    pub fn create(path: &Path, spec: AudioSpec, format: WavFormat) -> Result<Self> {
+    pub fn create(path: impl AsRef<Path>, spec: AudioSpec, format: WavFormat) -> Result<Self> {
+        let path = path.as_ref();
         check_spec(spec, format)?;
         let failed = |source| Error::File { what: "cannot create", path: path.to_owned(), source };
         // A pipe has no place to go back to.
