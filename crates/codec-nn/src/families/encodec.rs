@@ -1,9 +1,10 @@
 //! EnCodec: SEANet with an LSTM and residual vector quantization.
 //!
 //! The configuration of the checkpoint decides: 24 kHz mono, 48 kHz stereo in segments, 32 kHz
-//! (MusicGen), 16 kHz (AudioGen), and whatever else it can say. A setting that is not implemented is
-//! an error at load. The two checkpoints that the paper's authors published, torch files without a
-//! configuration, are told apart by their tensors.
+//! (MusicGen), 16 kHz (AudioGen), and whatever else it can say; it is that of Hugging Face or the one that
+//! audiocraft puts beside the weights. A setting that is not implemented is an error at load. The two
+//! checkpoints that the paper's authors published, torch files without a configuration, are told apart
+//! by their tensors.
 //!
 //! # Source
 //! Défossez et al. 2022, "High fidelity neural audio compression", arXiv 2210.13438;
@@ -14,6 +15,8 @@
 //! From Hugging Face: a last segment of the 48 kHz model has the frames that its samples need, as in
 //! the original, where `EncodecModel` appends zero codes or its feature extractor zero samples to make
 //! it whole. Those of the segments stand in `codec/segments.rs`.
+
+mod audiocraft;
 
 use super::Family;
 use crate::codec::NetCodec;
@@ -50,9 +53,22 @@ fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
     let config = match checkpoint.config() {
         Some(config) => serde_json::from_str(config)
             .map_err(|e| Error::Config { field: "config.json", why: e.to_string() })?,
-        None => Config::original(&weights)?,
+        None => match training_config(checkpoint) {
+            Some(yaml) => audiocraft::read(&yaml)?,
+            None => Config::original(&weights)?,
+        },
     };
     Ok(Box::new(config.build(&weights, device)?))
+}
+
+/// The configuration that audiocraft puts beside the weights.
+fn training_config(checkpoint: &Checkpoint) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(rename = "xp.cfg")]
+        config: String,
+    }
+    serde_json::from_str::<Metadata>(checkpoint.metadata()?).ok().map(|metadata| metadata.config)
 }
 
 /// Hugging Face's name of a tensor of the original package: `encoder.model.0.conv.conv.bias` is
