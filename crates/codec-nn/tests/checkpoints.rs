@@ -3,7 +3,7 @@
 //! The files are those of `tests/reference/checkpoint_vectors.py`: one tiny model, saved by torch and
 //! transformers in all the ways in which such models are published.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise")]
 
 use candle_core::Device;
 use codec_core::{AudioBuffer, Codes};
