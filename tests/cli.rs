@@ -374,6 +374,56 @@ fn kill_leaves_no_file_under_the_final_name() {
 }
 
 #[test]
+fn files_of_other_programs_are_taken_and_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let vector = |name: &str| root().join("tests/vectors/exchange").join(name);
+    let run = |arguments: &[&std::ffi::OsStr]| codec().args(arguments).output().unwrap();
+    let import = |from: &str, more: &[&str], to: &str| {
+        let mut command = codec();
+        command.args(["import", "--json"]).arg(vector(from)).args(more).arg("-o").arg(path(to));
+        command.output().unwrap()
+    };
+    let output = import("causal.ecdc", &[], "a.nac");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not on this machine"), "{}", stderr(&output));
+    assert_eq!((&json(&output)[0]["n_frames"], &json(&output)[0]["n_codebooks"]), (&22.into(), &3.into()));
+    // There and back is the same file.
+    let output = codec().arg("export").arg(path("a.nac")).arg("-o").arg(path("b.ecdc")).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(std::fs::read(path("b.ecdc")).unwrap() == std::fs::read(vector("causal.ecdc")).unwrap());
+    for format in ["npy", "npz", "safetensors"] {
+        let output = codec()
+            .args(["export", "-", "--to", format, "-o", "-"])
+            .write_stdin(std::fs::read(path("a.nac")).unwrap())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.stdout.len() > 132, "{format}");
+    }
+    let nameless = run(&["export".as_ref(), path("a.nac").as_os_str()]);
+    assert!(stderr(&nameless).contains("--to"), "{}", stderr(&nameless));
+
+    let output = import("whole.dac", &[], "c.nac");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(json(&output)[0]["model"], "dac_44khz");
+    let output = import("windows.dac", &[], "d.nac");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("2 channel(s) in 3 window(s)"), "{}", stderr(&output));
+    let output = import("windows.dac", &["--split"], "d.nac");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(names(&path("d")).len(), 6);
+    let whole = run(&["verify".as_ref(), dir.path().as_os_str()]);
+    assert!(whole.status.success(), "{}", stderr(&whole));
+    let wrong = import("causal.ecdc", &["-m", "dac_44khz"], "e.nac");
+    assert!(stderr(&wrong).contains("are not those of dac_44khz"), "{}", stderr(&wrong));
+    std::fs::write(path("f.dac"), b"\x93NUMPY\x01\x00").unwrap();
+    let broken = run(&["import".as_ref(), path("f.dac").as_os_str()]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert_eq!(names(dir.path()), ["a.nac", "b.ecdc", "c.nac", "d", "f.dac"]);
+}
+
+#[test]
 fn completions_and_manual_are_generated() {
     let script = codec().args(["completions", "bash"]).output().unwrap();
     assert!(stdout(&script).contains("detokenize"));

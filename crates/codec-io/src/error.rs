@@ -1,11 +1,11 @@
-//! The error of the audio half of this crate: what is wrong, and at which byte.
+//! The error of this crate but for token files: what is wrong, and at which byte.
 
 use std::path::PathBuf;
 
-/// Result of this crate's audio functions.
+/// Result of this crate's functions but for those on token files.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why audio could not be read, converted or written.
+/// Why audio or the codes of another program could not be read, converted or written.
 ///
 /// `Format` means that the bytes break the format; `Unsupported` that the format allows them
 /// and this crate does not implement them; `Limit` that they exceed a bound of this crate.
@@ -118,6 +118,9 @@ pub enum Error {
         /// Which sample, counted from the first one written.
         sample_idx: u64,
     },
+    /// A pickle inside a file holds what it should not, or is broken.
+    #[error(transparent)]
+    Pickle(#[from] codec_pickle::Error),
     /// The types of the codecs refused the values.
     #[error(transparent)]
     Core(#[from] codec_core::Error),

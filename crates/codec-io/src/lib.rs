@@ -1,4 +1,4 @@
-//! Audio files, resampling, token files and model cards.
+//! Audio files, resampling, token files, the files of other programs, and model cards.
 //!
 //! ```
 //! use codec_core::AudioBuffer;
@@ -28,6 +28,7 @@ pub mod atomic;
 pub mod audio;
 pub mod card;
 mod error;
+pub mod exchange;
 pub mod mix;
 pub mod resample;
 pub mod tokens;

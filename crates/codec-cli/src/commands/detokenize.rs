@@ -8,7 +8,7 @@ use crate::report::Reporter;
 use crate::tokens::open;
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, anyhow, bail};
-use codec_io::tokens::{self, TokenError, TokenReader};
+use codec_io::tokens::{self, TokenError, TokenReader, WeightsHash};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -82,7 +82,12 @@ fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) 
     let mut reader = TokenReader::new(open(&job.input)?).with_context(|| name.clone())?;
     let header = reader.header().clone();
     let model = models.get(&header.model)?;
-    if !args.allow_other_weights {
+    if header.weights == WeightsHash::UNKNOWN {
+        reporter.note(&format!(
+            "{name}: does not say which weights made its codes; {} decodes them",
+            header.model
+        ));
+    } else if !args.allow_other_weights {
         let help = "the codes mean nothing to other weights; --allow-other-weights decodes all the same";
         header.check_weights(&model.sha256).with_context(|| help).with_context(|| name.clone())?;
     }

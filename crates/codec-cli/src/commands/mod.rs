@@ -3,7 +3,9 @@
 mod cat;
 mod cut;
 mod detokenize;
+mod export;
 mod generate;
+mod import;
 mod info;
 mod models;
 mod roundtrip;
@@ -28,6 +30,8 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Cut(cut::Args),
     Cat(cat::Args),
+    Import(import::Args),
+    Export(export::Args),
     Models(models::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
@@ -46,6 +50,8 @@ pub(crate) fn run(command: Command, global: &Global, cli: clap::Command) -> Resu
         Command::Verify(args) => verify::run(&args, global),
         Command::Cut(args) => cut::run(&args, global),
         Command::Cat(args) => cat::run(&args, global),
+        Command::Import(args) => import::run(&args, global),
+        Command::Export(args) => export::run(&args, global),
         Command::Models(args) => models::run(&args, global),
         Command::Completions(args) => generate::completions(&args, cli),
         Command::Man(args) => generate::man(&args, &cli),

@@ -2,19 +2,29 @@
 
 /// Appends values of any width up to 32 bits to a byte vector.
 #[derive(Debug)]
-pub(super) struct BitWriter<'a> {
+pub(crate) struct BitWriter<'a> {
     bytes: &'a mut Vec<u8>,
     held: u64,
     n_held: u32,
 }
 
 impl<'a> BitWriter<'a> {
-    pub(super) fn new(bytes: &'a mut Vec<u8>) -> Self {
-        Self { bytes, held: 0, n_held: 0 }
+    pub(crate) fn new(bytes: &'a mut Vec<u8>) -> Self {
+        Self::resume(bytes, 0, 0)
+    }
+
+    /// Goes on after the bits that another writer was left with.
+    pub(crate) fn resume(bytes: &'a mut Vec<u8>, held: u8, n_held: u32) -> Self {
+        Self { bytes, held: held.into(), n_held }
+    }
+
+    /// The bits that fill no byte, and how many they are.
+    pub(crate) fn rest(self) -> (u8, u32) {
+        (self.held.to_le_bytes()[0], self.n_held)
     }
 
     /// Appends the low `n_bits` bits; the value must have no others.
-    pub(super) fn put(&mut self, value: u32, n_bits: u32) {
+    pub(crate) fn put(&mut self, value: u32, n_bits: u32) {
         // At most 7 bits are held between calls, so 7 + 32 fit.
         self.held |= u64::from(value) << self.n_held;
         self.n_held += n_bits;
@@ -26,7 +36,7 @@ impl<'a> BitWriter<'a> {
     }
 
     /// Fills the last byte with zeros.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         if self.n_held > 0 {
             self.bytes.push(self.held.to_le_bytes()[0]);
         }
@@ -35,19 +45,29 @@ impl<'a> BitWriter<'a> {
 
 /// Takes values back out of packed bytes.
 #[derive(Debug)]
-pub(super) struct BitReader<'a> {
+pub(crate) struct BitReader<'a> {
     bytes: std::slice::Iter<'a, u8>,
     held: u64,
     n_held: u32,
 }
 
 impl<'a> BitReader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes: bytes.iter(), held: 0, n_held: 0 }
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self::resume(bytes, 0, 0)
+    }
+
+    /// Goes on after the bits that another reader was left with.
+    pub(crate) fn resume(bytes: &'a [u8], held: u8, n_held: u32) -> Self {
+        Self { bytes: bytes.iter(), held: held.into(), n_held }
+    }
+
+    /// The bits of the last byte that were not taken, and how many they are.
+    pub(crate) fn rest(self) -> (u8, u32) {
+        (self.held.to_le_bytes()[0], self.n_held)
     }
 
     /// The next `n_bits` bits, at most 32; beyond the last byte there are zeros.
-    pub(super) fn take(&mut self, n_bits: u32) -> u32 {
+    pub(crate) fn take(&mut self, n_bits: u32) -> u32 {
         while self.n_held < n_bits {
             let byte = self.bytes.next().copied().unwrap_or(0);
             self.held |= u64::from(byte) << self.n_held;
@@ -61,7 +81,7 @@ impl<'a> BitReader<'a> {
     }
 
     /// What is left in the last byte.
-    pub(super) fn padding(self) -> u64 {
+    pub(crate) fn padding(self) -> u64 {
         self.held
     }
 }

@@ -31,6 +31,11 @@ const GOOD_PAYLOAD_BYTES: u64 = 1024;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WeightsHash(pub [u8; 32]);
 
+impl WeightsHash {
+    /// For codes of which nobody knows which weights made them: no file has this hash.
+    pub const UNKNOWN: Self = Self([0; 32]);
+}
+
 impl fmt::Display for WeightsHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

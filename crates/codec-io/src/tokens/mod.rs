@@ -47,6 +47,7 @@ mod scan;
 mod stats;
 mod writer;
 
+pub(crate) use bits::{BitReader, BitWriter};
 pub use error::{Damage, DamageReason, IndexFault, TokenError, TokenResult};
 pub use header::{ParseHashError, TokenHeader, Totals, WeightsHash};
 pub use reader::{Report, TokenReader, verify};

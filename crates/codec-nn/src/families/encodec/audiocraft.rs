@@ -7,7 +7,7 @@
 //! facebookresearch/audiocraft, audiocraft/utils/export.py, config/model/encodec/default.yaml, and
 //! `_get_encodec` in audiocraft/models/builders.py.
 
-use super::{Config, config, unsupported};
+use super::Config;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -39,7 +39,7 @@ pub(super) fn read(yaml: &str) -> Result<Config> {
     let settings = Settings::parse(yaml);
     for (name, expected) in FIXED {
         if let Some(value) = settings.find(name).filter(|value| *value != expected) {
-            return Err(unsupported(name, value));
+            return Err(Error::unsupported(name, value));
         }
     }
     let known = |name: &str| {
@@ -47,7 +47,7 @@ pub(super) fn read(yaml: &str) -> Result<Config> {
     };
     let is_of_side = |name: &&String| SIDES.iter().any(|side| name.starts_with(side));
     if let Some(name) = settings.values.keys().find(|name| is_of_side(name) && !known(name)) {
-        return Err(unsupported("setting of one side of the network", name));
+        return Err(Error::unsupported("setting of one side of the network", name));
     }
     let ratios = settings.get("seanet.ratios")?;
     let upsampling_ratios: Vec<usize> =
@@ -58,10 +58,10 @@ pub(super) fn read(yaml: &str) -> Result<Config> {
     let hop_length = upsampling_ratios.iter().try_fold(1_u32, |hop, &ratio| {
         u32::try_from(ratio).ok().and_then(|ratio| hop.checked_mul(ratio)).filter(|&hop| hop > 0)
     });
-    let hop_length = hop_length.ok_or_else(|| config("seanet.ratios", "make no hop"))?;
+    let hop_length = hop_length.ok_or_else(|| Error::config("seanet.ratios", "make no hop"))?;
     // As many codebooks as there are; their bandwidth, in kbit/s, is how Hugging Face counts them.
     let frame_rate = f64::from(sampling_rate.div_ceil(hop_length));
-    let bits = codebook_size.checked_ilog2().ok_or_else(|| config("rvq.bins", "must not be zero"))?;
+    let bits = codebook_size.checked_ilog2().ok_or_else(|| Error::config("rvq.bins", "must not be zero"))?;
     let bandwidth = f64::from(n_codebooks) * f64::from(bits) * frame_rate / 1000.0;
     Ok(Config {
         audio_channels: settings.number("seanet.channels")?,
@@ -131,13 +131,13 @@ impl<'a> Settings<'a> {
                 None => break,
             }
         }
-        Err(config(name, "is not in xp.cfg"))
+        Err(Error::config(name, "is not in xp.cfg"))
     }
 
     fn one(&self, name: &'static str) -> Result<&'a str> {
         match self.get(name)? {
             [value] => Ok(value),
-            _ => Err(config(name, "is a list")),
+            _ => Err(Error::config(name, "is a list")),
         }
     }
 
