@@ -9,20 +9,24 @@ use toml::{Table, Value};
 
 /// Each package and the packages of the workspace that it may use outside its tests. An edge points
 /// up this list only.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("codec-kernels", &[]),
     ("codec-pickle", &[]),
     ("codec-core", &["codec-kernels"]),
     ("codec-io", &["codec-kernels", "codec-pickle", "codec-core"]),
     ("codec-hub", &["codec-core", "codec-io"]),
     ("codec-nn", &["codec-kernels", "codec-pickle", "codec-core"]),
-    ("codec-cli", &["codec-kernels", "codec-core", "codec-io", "codec-hub", "codec-nn"]),
+    ("codec-metrics", &["codec-kernels", "codec-core"]),
+    (
+        "codec-cli",
+        &["codec-kernels", "codec-core", "codec-io", "codec-hub", "codec-nn", "codec-metrics"],
+    ),
     ("xtask", &["codec-io", "codec-hub"]),
     ("codec-tests", &["codec-kernels", "codec-core", "codec-io", "codec-nn"]),
 ];
 
 /// Useful without a tensor library, and must stay so.
-const WITHOUT_CANDLE: [&str; 3] = ["codec-kernels", "codec-core", "codec-io"];
+const WITHOUT_CANDLE: [&str; 4] = ["codec-kernels", "codec-core", "codec-io", "codec-metrics"];
 
 const MAX_LINES: usize = 700;
 

@@ -1,7 +1,7 @@
 //! Which files a command works on and where each result goes.
 
 use anyhow::{Context, Result, bail};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
@@ -115,6 +115,58 @@ pub(crate) fn pair(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) 
 pub(crate) fn make_folder_of(path: &Path) -> Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))
+}
+
+/// A file and its counterpart elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Match {
+    /// The path below both folders without its ending; the file's own for two files.
+    pub(crate) name: String,
+    pub(crate) left: Place,
+    pub(crate) right: Place,
+}
+
+/// Matches the files of two folders by their path and name without its ending, or two single files.
+///
+/// Gives the matches and the names that only one folder has.
+///
+/// # Errors
+/// When an input does not exist, one is a folder and the other is not, a folder has two files of one name, or
+/// nothing matches.
+pub(crate) fn match_up(left: &Path, right: &Path, takes: &[&str]) -> Result<(Vec<Match>, Vec<String>)> {
+    if left.is_dir() != right.is_dir() {
+        bail!("{} and {}: compare two files or two folders", left.display(), right.display());
+    }
+    let by_name = |folder: &Path| -> Result<BTreeMap<String, Place>> {
+        let mut files = BTreeMap::new();
+        for (place, relative) in found(&[folder.to_path_buf()], takes, None)? {
+            let relative = relative.with_extension("");
+            let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
+            if let Some(other) = files.insert(parts.join("/"), place.clone()) {
+                bail!("{other} and {place} have one name: which is meant?");
+            }
+        }
+        Ok(files)
+    };
+    let (lefts, mut rights) = (by_name(left)?, by_name(right)?);
+    if !left.is_dir() {
+        let pairs = lefts.into_iter().zip(rights);
+        let matches = pairs.map(|((name, left), (_, right))| Match { name, left, right });
+        return Ok((matches.collect(), Vec::new()));
+    }
+    let mut alone = Vec::new();
+    let mut matches = Vec::new();
+    for (name, left) in lefts {
+        match rights.remove(&name) {
+            Some(right) => matches.push(Match { name, left, right }),
+            None => alone.push(left.to_string()),
+        }
+    }
+    alone.extend(rights.values().map(ToString::to_string));
+    if matches.is_empty() {
+        bail!("{} and {} have no file of the same name", left.display(), right.display());
+    }
+    Ok((matches, alone))
 }
 
 /// Each input with its path below the folder in which it was found; folders are not searched in
@@ -264,6 +316,24 @@ mod tests {
         let found: Vec<String> = places.iter().map(ToString::to_string).collect();
         assert_eq!(found.len(), 4, "{found:?}");
         assert!(found.contains(&dir.path().join("link.wav").display().to_string()), "{found:?}");
+    }
+
+    #[test]
+    fn folders_are_matched_by_name() {
+        let (left, right) = (tree(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(right.path().join("deep")).unwrap();
+        for name in ["a.mp3", "deep/a.flac", "z.wav"] {
+            std::fs::write(right.path().join(name), "").unwrap();
+        }
+        let (matches, alone) = match_up(left.path(), right.path(), &["wav", "mp3", "flac"]).unwrap();
+        let names: Vec<&str> = matches.iter().map(|found| found.name.as_str()).collect();
+        assert_eq!(names, ["a", "deep/a"]);
+        assert!(alone.contains(&right.path().join("z.wav").display().to_string()), "{alone:?}");
+        let error = match_up(left.path(), &right.path().join("z.wav"), &["wav"]).unwrap_err().to_string();
+        assert!(error.contains("two files or two folders"), "{error}");
+        std::fs::write(right.path().join("z.mp3"), "").unwrap();
+        let error = match_up(left.path(), right.path(), &["wav", "mp3"]).unwrap_err().to_string();
+        assert!(error.contains("one name"), "{error}");
     }
 
     #[test]

@@ -36,11 +36,9 @@ pub mod codes;
 pub mod error;
 pub mod info;
 pub mod quantizer;
-pub mod si_sdr;
 
 pub use audio::{AudioBuffer, AudioSpec};
 pub use codec::{Codec, Decoder, Encoder};
 pub use codes::{CodeLayout, CodebookSpec, Codes};
 pub use error::{Error, Result};
 pub use info::{CodecInfo, Delays, Ratio, Segment};
-pub use si_sdr::SiSdr;

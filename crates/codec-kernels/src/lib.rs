@@ -54,6 +54,7 @@ mod pool;
 mod reduce;
 mod rotary;
 mod simd;
+pub mod sinc;
 #[cfg(test)]
 mod testing;
 

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod cat;
+mod compare;
 mod cut;
 mod detokenize;
 mod export;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Roundtrip(roundtrip::Args),
     Info(info::Args),
     Verify(verify::Args),
+    Compare(compare::Args),
     Cut(cut::Args),
     Cat(cat::Args),
     Import(import::Args),
@@ -48,6 +50,7 @@ pub(crate) fn run(command: Command, global: &Global, cli: clap::Command) -> Resu
         Command::Roundtrip(args) => roundtrip::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
+        Command::Compare(args) => compare::run(&args, global),
         Command::Cut(args) => cut::run(&args, global),
         Command::Cat(args) => cat::run(&args, global),
         Command::Import(args) => import::run(&args, global),

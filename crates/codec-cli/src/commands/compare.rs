@@ -1,0 +1,404 @@
+//! `codec compare`: how far audio is from its original, by every metric that can tell.
+
+use super::for_each;
+use crate::Global;
+use crate::convert::Converter;
+use crate::inputs::{self, AUDIO_EXTENSIONS, Match, Place};
+use crate::report::Reporter;
+use crate::source::Source;
+use anyhow::{Context, Result, bail};
+use codec_core::{AudioBuffer, AudioSpec};
+use codec_metrics::align::{self, Resolution};
+use codec_metrics::stats::Summary;
+use codec_metrics::{Metric, Scores};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+/// Compare audio with its original: PESQ, STOI, SI-SDR, mel, STFT and other distances.
+///
+/// Takes two files, or two folders with files of the same names. The degraded audio is resampled to the rate of
+/// its original, channels are mixed where their numbers differ, and the longer of the two is cut; a note says
+/// so. PESQ and STOI judge a mono mix, at the rate that they need. A metric that cannot judge a pair says why,
+/// and the others go on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  codec compare speech.wav decoded.wav --align
+  codec compare clips/ decoded/ --align --json
+  codec compare clips/ decoded/ --kinds clips.tsv --scores utmos.csv")]
+pub(crate) struct Args {
+    /// The original: a file or a folder.
+    reference: PathBuf,
+    /// What became of it: a file or a folder.
+    degraded: PathBuf,
+    /// Take out the delay of the degraded audio, to a fraction of a sample or to whole ones. It is reported.
+    #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, default_missing_value = "fraction")]
+    align: Option<Align>,
+    /// Longest delay to look for, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, requires = "align")]
+    max_delay: f64,
+    /// Bring the degraded audio to the level (RMS) of the original. The gain is reported.
+    #[arg(long)]
+    match_level: bool,
+    /// Only these metrics, by short name [default: all].
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = metric)]
+    metrics: Vec<Metric>,
+    /// Table of scores from elsewhere (UTMOS, word error rates, ..) for the summary: CSV, or TSV by its ending,
+    /// with a column `clip` or `file` and one per metric.
+    #[arg(long, value_name = "FILE")]
+    scores: Vec<PathBuf>,
+    /// Table of the kinds of clips for the summary, with the columns `clip` or `file`, and `kind` [default: the
+    /// topmost folder below the given one].
+    #[arg(long, value_name = "FILE")]
+    kinds: Option<PathBuf>,
+    /// Seed of the bootstrap behind the confidence intervals.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Align {
+    /// To about a hundredth of a sample; interpolates the degraded audio.
+    Fraction,
+    /// To whole samples; leaves the samples as they are.
+    Sample,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    clip: String,
+    reference: String,
+    degraded: String,
+    sample_rate: u32,
+    channels: u16,
+    /// What was compared, after aligning and cutting.
+    seconds: f64,
+    reference_seconds: f64,
+    degraded_seconds: f64,
+    /// None unless asked for.
+    alignment: Option<Delay>,
+    /// Applied to the degraded audio; none unless asked for.
+    gain_db: Option<f64>,
+    /// By the short name of the metric.
+    scores: BTreeMap<&'static str, f64>,
+    /// Why a metric gave no score.
+    not_judged: BTreeMap<&'static str, String>,
+}
+
+/// By how much the degraded audio was late; it is no longer.
+#[derive(Debug, Serialize)]
+struct Delay {
+    samples: f64,
+    seconds: f64,
+    correlation: f64,
+    inverted: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct SummaryLine {
+    summary: Vec<Mean>,
+    seed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Mean {
+    metric: String,
+    /// None for all kinds together.
+    kind: Option<String>,
+    n: usize,
+    mean: f64,
+    deviation: Option<f64>,
+    /// Lower and upper end of the 95 % confidence interval.
+    interval: Option<[f64; 2]>,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+    let (matches, alone) = inputs::match_up(&args.reference, &args.degraded, &AUDIO_EXTENSIONS)?;
+    let reporter = Reporter::new(global, false);
+    for place in &alone {
+        reporter.note(&format!("{place}: has no counterpart, left out"));
+    }
+    let scores = Mutex::new(Scores::default());
+    let code = for_each(&matches, &reporter, |pair| {
+        let outcome = compare(pair, args, &reporter).with_context(|| pair.right.to_string())?;
+        let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
+        for (metric, score) in &outcome.scores {
+            scores.insert(&pair.name, system(args), metric, *score)?;
+        }
+        if let Some((folder, _)) = pair.name.split_once('/') {
+            scores.set_kind(&pair.name, folder);
+        }
+        reporter.result(|| describe(&outcome), &outcome)
+    });
+    let mut scores = scores.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let names: BTreeSet<&str> = matches.iter().map(|pair| pair.name.as_str()).collect();
+    merge_tables(args, &names, &mut scores, &reporter)?;
+    if matches.len() > 1 {
+        let line = SummaryLine { summary: summarize(args, &scores)?, seed: args.seed };
+        reporter.result(|| describe_summary(&line), &line)?;
+    }
+    Ok(code)
+}
+
+fn metric(name: &str) -> Result<Metric, String> {
+    let names = || Metric::ALL.map(|metric| metric.describe().name).join(", ");
+    Metric::by_name(name).ok_or_else(|| format!("no such metric; there are {}", names()))
+}
+
+/// One degraded folder is one system.
+fn system(args: &Args) -> &str {
+    args.degraded.file_name().and_then(|name| name.to_str()).unwrap_or("degraded")
+}
+
+fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
+    let mut reference = read(&pair.left, reporter)?;
+    let mut degraded = read(&pair.right, reporter)?;
+    let (reference_seconds, degraded_seconds) = (reference.seconds(), degraded.seconds());
+    let mut spec = reference.spec();
+    if spec.channels != degraded.spec().channels {
+        spec.channels = 1;
+    }
+    for (place, audio) in [(&pair.left, &mut reference), (&pair.right, &mut degraded)] {
+        if let Some(steps) = Converter::describe(audio.spec(), spec) {
+            reporter.note(&format!("{place}: {steps}, as the comparison needs it"));
+            *audio = convert(audio, spec)?;
+        }
+    }
+    let alignment = match args.align {
+        Some(how) => {
+            let resolution = match how {
+                Align::Fraction => Resolution::Fraction,
+                Align::Sample => Resolution::Sample,
+            };
+            if args.max_delay.is_nan() || args.max_delay < 0.0 {
+                bail!("--max-delay must not be negative");
+            }
+            let max_delay = (args.max_delay * f64::from(spec.sample_rate)).round() as usize;
+            let found = align::estimate(&reference, &degraded, max_delay, resolution).context("--align")?;
+            (reference, degraded) = found.apply(&reference, &degraded)?;
+            Some(Delay {
+                samples: found.delay,
+                seconds: found.delay / f64::from(spec.sample_rate),
+                correlation: found.correlation,
+                inverted: found.is_inverted,
+            })
+        }
+        None => None,
+    };
+    if reference.n_samples() != degraded.n_samples() {
+        let (left, right) = (reference.n_samples(), degraded.n_samples());
+        let n_samples = left.min(right);
+        let text =
+            format!("the original has {left} samples, this {right}; the first {n_samples} are compared");
+        reporter.note(&format!("{}: {text}", pair.right));
+        reference.truncate(n_samples);
+        degraded.truncate(n_samples);
+    }
+    let gain_db = if args.match_level {
+        let gain = align::level_difference(&reference, &degraded).context("--match-level")?;
+        degraded = align::with_gain(&degraded, gain)?;
+        Some(gain)
+    } else {
+        None
+    };
+    let (mut scores, mut not_judged) = (BTreeMap::new(), BTreeMap::new());
+    let mut prepared = Prepared { versions: vec![(reference, degraded)] };
+    let metrics = if args.metrics.is_empty() { &Metric::ALL[..] } else { &args.metrics };
+    for &metric in metrics {
+        let name = metric.describe().name;
+        match prepared.judge(metric) {
+            Ok(score) => drop(scores.insert(name, score)),
+            Err(error) => drop(not_judged.insert(name, format!("{error:#}"))),
+        }
+    }
+    Ok(Outcome {
+        clip: pair.name.clone(),
+        reference: pair.left.to_string(),
+        degraded: pair.right.to_string(),
+        sample_rate: spec.sample_rate,
+        channels: spec.channels,
+        seconds: prepared.versions[0].0.seconds(),
+        reference_seconds,
+        degraded_seconds,
+        alignment,
+        gain_db,
+        scores,
+        not_judged,
+    })
+}
+
+/// The pair as it is, and as some metrics need it.
+struct Prepared {
+    versions: Vec<(AudioBuffer, AudioBuffer)>,
+}
+
+impl Prepared {
+    fn judge(&mut self, metric: Metric) -> Result<f64> {
+        let needs = metric.describe();
+        let own = self.versions[0].0.spec();
+        let spec = AudioSpec {
+            sample_rate: needs.sample_rate.unwrap_or(own.sample_rate),
+            channels: if needs.is_mono { 1 } else { own.channels },
+        };
+        if spec.sample_rate > own.sample_rate {
+            // What lies above the old Nyquist frequency would be missing, and be judged.
+            bail!("needs audio at {} Hz or more, this has {}", spec.sample_rate, own.sample_rate);
+        }
+        let known = self.versions.iter().position(|(reference, _)| reference.spec() == spec);
+        let idx = match known {
+            Some(idx) => idx,
+            None => {
+                let (reference, degraded) = &self.versions[0];
+                let version = (convert(reference, spec)?, convert(degraded, spec)?);
+                self.versions.push(version);
+                self.versions.len() - 1
+            }
+        };
+        let (reference, degraded) = &self.versions[idx];
+        Ok(metric.judge(reference, degraded)?)
+    }
+}
+
+fn read(place: &Place, reporter: &Reporter) -> Result<AudioBuffer> {
+    let mut source = Source::open(place, None, reporter)?;
+    let mut audio = AudioBuffer::empty(source.from())?;
+    while let Some(piece) = source.read()? {
+        audio.append(&piece)?;
+    }
+    source.close(reporter);
+    if audio.is_empty() {
+        bail!("{place}: holds no samples");
+    }
+    Ok(audio)
+}
+
+fn convert(audio: &AudioBuffer, to: AudioSpec) -> Result<AudioBuffer> {
+    let mut converter = Converter::new(audio.spec(), to)?;
+    let mut converted = converter.push(audio)?;
+    converted.append(&converter.finish()?)?;
+    Ok(converted)
+}
+
+/// Adds what `--kinds` and `--scores` name to the scores.
+fn merge_tables(args: &Args, names: &BTreeSet<&str>, scores: &mut Scores, reporter: &Reporter) -> Result<()> {
+    let clip_name = |written: &str| clip_name(written, names);
+    let open = |path: &Path| std::fs::File::open(path).with_context(|| path.display().to_string());
+    let delimiter = |path: &Path| if path.extension().is_some_and(|e| e == "tsv") { b'\t' } else { b',' };
+    if let Some(path) = &args.kinds {
+        let merged = scores.merge_kinds(open(path)?, delimiter(path), clip_name);
+        merged.with_context(|| path.display().to_string())?;
+    }
+    for path in &args.scores {
+        let merged = scores.merge_csv(open(path)?, delimiter(path), system(args), clip_name);
+        let merged = merged.with_context(|| path.display().to_string())?;
+        for clip in &merged.unknown_clips {
+            reporter.note(&format!("{}: {clip} is not among the compared clips", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Our name of a clip that a table calls `written`: with or without folders above, with or without its ending.
+fn clip_name(written: &str, names: &BTreeSet<&str>) -> String {
+    let written = written.replace('\\', "/");
+    let without_ending = match written.rsplit_once('.') {
+        Some((stem, ending)) if AUDIO_EXTENSIONS.contains(&ending.to_ascii_lowercase().as_str()) => stem,
+        _ => &written,
+    };
+    let mut name = without_ending;
+    loop {
+        if names.contains(name) {
+            return name.to_owned();
+        }
+        match name.split_once('/') {
+            Some((_, below)) => name = below,
+            None => return without_ending.to_owned(),
+        }
+    }
+}
+
+/// The mean of each metric, over all clips and, where there are several kinds, over each.
+fn summarize(args: &Args, scores: &Scores) -> Result<Vec<Mean>> {
+    let own = Metric::ALL.map(|metric| metric.describe().name);
+    let rank = |name: &str| own.iter().position(|own| *own == name).unwrap_or(own.len());
+    let mut metrics = scores.metrics();
+    metrics.sort_by_key(|name| rank(name));
+    let kinds = scores.kinds();
+    let each = if kinds.len() > 1 { kinds.as_slice() } else { &[] };
+    let mut means = Vec::new();
+    for metric in metrics {
+        for kind in [None].into_iter().chain(each.iter().copied().map(Some)) {
+            if scores.of(metric, system(args), kind).is_empty() {
+                continue;
+            }
+            let Summary { n, mean, deviation, interval } =
+                scores.summarize(metric, system(args), kind, args.seed)?;
+            let interval = interval.map(|interval| [interval.low, interval.high]);
+            let (metric, kind) = (metric.to_owned(), kind.map(str::to_owned));
+            means.push(Mean { metric, kind, n, mean, deviation, interval });
+        }
+    }
+    Ok(means)
+}
+
+fn describe(outcome: &Outcome) -> String {
+    let Outcome { reference, degraded, seconds, sample_rate, channels, .. } = outcome;
+    let mut text =
+        format!("{degraded} against {reference}: {seconds:.2} s at {sample_rate} Hz, {channels} channel(s)");
+    let mut line = |line: std::fmt::Arguments<'_>| drop(write!(text, "\n  {line}"));
+    if let Some(delay) = &outcome.alignment {
+        let inverted = if delay.inverted { ", upside down" } else { "" };
+        line(format_args!(
+            "was {:.2} samples ({:.2} ms) late, correlation {:.3}{inverted}",
+            delay.samples,
+            1e3 * delay.seconds,
+            delay.correlation
+        ));
+    }
+    if let Some(gain) = outcome.gain_db {
+        line(format_args!("level changed by {gain:+.2} dB"));
+    }
+    for metric in Metric::ALL {
+        let about = metric.describe();
+        if let Some(score) = outcome.scores.get(about.name) {
+            line(format_args!("{:16}{score:>10.4} {:8}{}", about.name, about.unit, about.label));
+        } else if let Some(reason) = outcome.not_judged.get(about.name) {
+            line(format_args!("{:16}{:>10} {reason}", about.name, "-"));
+        }
+    }
+    text
+}
+
+fn describe_summary(line: &SummaryLine) -> String {
+    let mut text = "mean over clips, with the 95 % confidence interval of the mean".to_owned();
+    for Mean { metric, kind, n, mean, interval, .. } in &line.summary {
+        let name = kind.as_ref().map_or_else(|| metric.clone(), |kind| format!("  {kind}"));
+        let interval = interval.map_or(String::new(), |[low, high]| format!("[{low:.4}, {high:.4}]"));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  {name:24}{mean:>10.4} {interval:24}{n} clip(s)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_may_name_clips_by_path() {
+        let names = BTreeSet::from(["a", "deep/b"]);
+        for (written, name) in [
+            ("a", "a"),
+            ("a.flac", "a"),
+            ("corpus/dev/a.WAV", "a"),
+            ("x\\deep\\b.mp3", "deep/b"),
+            ("b", "b"),
+            ("take.2", "take.2"),
+        ] {
+            assert_eq!(clip_name(written, &names), name, "{written}");
+        }
+    }
+}
