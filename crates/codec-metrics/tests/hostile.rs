@@ -2,6 +2,8 @@
 //!
 //! `CODEC_HOSTILE_PAIRS` sets the number of pairs; the default is small.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use codec_core::AudioBuffer;
 use codec_metrics::align::{Resolution, estimate, level_difference, with_gain};
 use codec_metrics::{Error, Metric, Pair};

@@ -210,8 +210,12 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
     for &metric in metrics {
         let name = metric.describe().name;
         match prepared.judge(metric) {
-            Ok(score) => drop(scores.insert(name, score)),
-            Err(error) => drop(not_judged.insert(name, format!("{error:#}"))),
+            Ok(score) => {
+                scores.insert(name, score);
+            }
+            Err(error) => {
+                not_judged.insert(name, format!("{error:#}"));
+            }
         }
     }
     Ok(Outcome {
@@ -348,7 +352,10 @@ fn describe(outcome: &Outcome) -> String {
     let Outcome { reference, degraded, seconds, sample_rate, channels, .. } = outcome;
     let mut text =
         format!("{degraded} against {reference}: {seconds:.2} s at {sample_rate} Hz, {channels} channel(s)");
-    let mut line = |line: std::fmt::Arguments<'_>| drop(write!(text, "\n  {line}"));
+    let mut line = |line: std::fmt::Arguments<'_>| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  {line}");
+    };
     if let Some(delay) = &outcome.alignment {
         let inverted = if delay.inverted { ", upside down" } else { "" };
         line(format_args!(
