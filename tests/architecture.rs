@@ -17,10 +17,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("codec-hub", &["codec-core", "codec-io"]),
     ("codec-nn", &["codec-kernels", "codec-pickle", "codec-core"]),
     ("codec-metrics", &["codec-kernels", "codec-core"]),
-    (
-        "codec-cli",
-        &["codec-kernels", "codec-core", "codec-io", "codec-hub", "codec-nn", "codec-metrics"],
-    ),
+    ("codec-cli", &["codec-kernels", "codec-core", "codec-io", "codec-hub", "codec-nn", "codec-metrics"]),
     ("xtask", &["codec-io", "codec-hub"]),
     ("codec-tests", &["codec-kernels", "codec-core", "codec-io", "codec-nn"]),
 ];

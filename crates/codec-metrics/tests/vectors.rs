@@ -1,8 +1,6 @@
 //! Our scores against those of the packages that papers use, on committed signals; written by
 //! `tests/reference/metrics_vectors.py`.
 
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
-
 use codec_metrics::{Metric, Pair};
 use safetensors::SafeTensors;
 use std::path::Path;
