@@ -305,22 +305,23 @@ fn merge_tables(args: &Args, names: &BTreeSet<&str>, scores: &mut Scores, report
     Ok(())
 }
 
-/// Our name of a clip that a table calls `written`: with or without folders above, with or without its ending.
+/// Our name of a clip that a table calls `written`, with or without its ending: the one whose path shares the
+/// most with it from its end on, if one alone does.
 fn clip_name(written: &str, names: &BTreeSet<&str>) -> String {
     let written = written.replace('\\', "/");
     let without_ending = match written.rsplit_once('.') {
         Some((stem, ending)) if AUDIO_EXTENSIONS.contains(&ending.to_ascii_lowercase().as_str()) => stem,
         _ => &written,
     };
-    let mut name = without_ending;
-    loop {
-        if names.contains(name) {
-            return name.to_owned();
-        }
-        match name.split_once('/') {
-            Some((_, below)) => name = below,
-            None => return without_ending.to_owned(),
-        }
+    let n_shared = |name: &str| {
+        let (ours, theirs) = (name.rsplit('/'), without_ending.rsplit('/'));
+        ours.zip(theirs).take_while(|(ours, theirs)| ours == theirs).count()
+    };
+    let most = names.iter().map(|name| n_shared(name)).max().unwrap_or(0);
+    let mut best = names.iter().filter(|name| n_shared(name) == most);
+    match (most, best.next(), best.next()) {
+        (1.., Some(name), None) => (*name).to_owned(),
+        _ => without_ending.to_owned(),
     }
 }
 
@@ -396,13 +397,18 @@ mod tests {
 
     #[test]
     fn tables_may_name_clips_by_path() {
-        let names = BTreeSet::from(["a", "deep/b"]);
+        let names = BTreeSet::from(["a", "deep/b", "c", "deep/c", "deep/d/e", "other/e"]);
         for (written, name) in [
             ("a", "a"),
             ("a.flac", "a"),
             ("corpus/dev/a.WAV", "a"),
             ("x\\deep\\b.mp3", "deep/b"),
-            ("b", "b"),
+            ("b", "deep/b"),
+            ("c", "c"),
+            ("corpus/deep/c.wav", "deep/c"),
+            ("d/e", "deep/d/e"),
+            // Which of the two?
+            ("e.wav", "e"),
             ("take.2", "take.2"),
         ] {
             assert_eq!(clip_name(written, &names), name, "{written}");
