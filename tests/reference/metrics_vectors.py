@@ -4,8 +4,9 @@
     signal.NAME             [n_samples], i16, the reference degraded in one way
     RATE.METRIC.NAME        [1], f64, the score when the samples are taken to be at RATE Hz
 
-Scores are those of PyPI pesq 0.0.4, pystoi 0.4.1 and descript-audiotools 0.7.2. Samples serve at several
-rates, so that the file stays small; at 8 kHz the voice is a slow and low one.
+Scores are those of PyPI pesq 0.0.4, pystoi 0.4.1, descript-audiotools 0.7.2 and pyloudnorm; SNR, log-spectral
+and mel-cepstral distances follow their definitions here, with the STFT of torch and the filters of librosa.
+Samples serve at several rates, so that the file stays small; at 8 kHz the voice is a slow and low one.
 
 Usage: cargo xtask vectors metrics, or python metrics_vectors.py DIRECTORY
 """
@@ -14,7 +15,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import librosa
 import numpy as np
+import pyloudnorm
 import torch
 from audiotools import AudioSignal
 from audiotools.metrics.distance import L1Loss, SISDRLoss
@@ -22,6 +25,7 @@ from audiotools.metrics.spectral import MelSpectrogramLoss, MultiScaleSTFTLoss
 from pesq import pesq
 from pystoi import stoi
 from safetensors.numpy import save_file
+from scipy.fft import dct
 from scipy.signal import butter, sosfiltfilt
 
 RATE = 16_000
@@ -66,6 +70,27 @@ def versions(clip):
     }
 
 
+def power(samples, window_length):
+    """[n_bins, n_frames]"""
+    window = torch.hann_window(window_length, dtype=torch.float64)
+    stft = torch.stft(torch.from_numpy(samples), window_length, window_length // 4, window=window, return_complex=True)
+    return stft.abs().numpy() ** 2
+
+
+def log_spectral_distance(reference, degraded):
+    levels = [10 * np.log10(np.maximum(power(x, 2048), 1e-7)) for x in (reference, degraded)]
+    return np.sqrt(((levels[0] - levels[1]) ** 2).mean(0)).mean()
+
+
+def mel_cepstral_distance(reference, degraded, rate):
+    window_length = 2 ** round(np.log2(0.032 * rate))
+    filters = librosa.filters.mel(sr=rate, n_fft=window_length, n_mels=80, fmax=min(8000, rate / 2), dtype=np.float64)
+    logs = [np.log(np.maximum(filters @ power(x, window_length), 1e-10)) for x in (reference, degraded)]
+    # scipy's type II has a factor of two, and is not divided by the number of bands.
+    difference = dct(logs[0] - logs[1], axis=0)[1:25] / (2 * 80)
+    return (10 / np.log(10) * np.sqrt(2 * (difference**2).sum(0))).mean()
+
+
 def scores(reference, degraded):
     exact = lambda x: x.astype(np.float64)
     for rate in (8_000, 16_000, 44_100):
@@ -77,7 +102,13 @@ def scores(reference, degraded):
         signals = [AudioSignal(torch.from_numpy(x)[None, None], rate) for x in (reference, degraded)]
         for metric, loss in LOSSES.items():
             yield rate, metric, float(loss(*signals))
-    samples = [torch.from_numpy(exact(x))[None, None] for x in (reference, degraded)]
+        pair = exact(reference), exact(degraded)
+        yield rate, "lsd", log_spectral_distance(*pair)
+        yield rate, "mcd", mel_cepstral_distance(*pair, rate)
+        meter = pyloudnorm.Meter(rate)
+        yield rate, "loudness_change", meter.integrated_loudness(pair[1]) - meter.integrated_loudness(pair[0])
+    yield RATE, "snr", 10 * np.log10((pair[0] ** 2).sum() / ((pair[0] - pair[1]) ** 2).sum())
+    samples = [torch.from_numpy(x)[None, None] for x in pair]
     yield RATE, "si_sdr", -float(SISDRLoss()(*samples))
 
 

@@ -34,7 +34,7 @@ pub enum MelConfig {
     Dac,
 }
 
-/// Mel distance, 0 and up, lower is better; below 0.5 is close, above 2 far, for either configuration.
+/// Mel distance, 0 and up, lower is better.
 ///
 /// Each scale adds the mean over bands and frames of the absolute difference of the logarithms (base ten).
 ///
@@ -87,8 +87,8 @@ pub fn stft_distance(pair: &Pair<'_>) -> Result<f64> {
 /// Log-spectral distance in dB, 0 and up, lower is better.
 ///
 /// The root of the mean over bins of the squared difference of `10 log10(power)`, averaged over frames; windows
-/// of 2048 samples (periodic Hann), one every 512. Powers count as at least 1e-10, that of a tone 100 dB below
-/// one of unit magnitude.
+/// of 2048 samples (periodic Hann), one every 512. Powers count as at least 1e-7, about the noise of 16-bit audio;
+/// a lower floor would let bins that nobody hears decide.
 ///
 /// # Source
 /// The distance of Gray and Markel 1976, "Distance Measures for Speech Processing"; papers differ in windows and
@@ -99,18 +99,18 @@ pub fn stft_distance(pair: &Pair<'_>) -> Result<f64> {
 pub fn log_spectral_distance(pair: &Pair<'_>) -> Result<f64> {
     let stft = stft(pair, "log-spectral distance", 2048)?;
     Ok(mean_over_frames(pair, stft, |reference, degraded| {
-        let level = |magnitude: f64| 10.0 * (magnitude * magnitude).max(1e-10).log10();
+        let level = |magnitude: f64| 10.0 * (magnitude * magnitude).max(1e-7).log10();
         let squares = reference.iter().zip(&*degraded).map(|(r, d)| (level(*r) - level(*d)).powi(2));
         (squares.sum::<f64>() / reference.len() as f64).sqrt()
     }))
 }
 
 /// Mel-cepstral distance in dB, 0 and up, lower is better: the shape of the spectrum without level and fine
-/// structure. For speech; 2 is close, 8 is far.
+/// structure. For speech.
 ///
 /// `10 / ln 10 * sqrt(2 sum (c - c')^2)` over coefficients 1 to 24 of the cosine transform of the logarithms of 80
 /// mel bands from 0 to 8 kHz (or the Nyquist frequency), averaged over frames; windows of the power of two
-/// nearest to 32 ms (periodic Hann), four to a window. Powers count as at least 1e-10.
+/// nearest to 32 ms (periodic Hann), four to a window. Powers count as at least 1e-10, about the noise of 16-bit audio in a band.
 ///
 /// # Source
 /// Kubichek 1993, "Mel-Cepstral Distance Measure for Objective Speech Quality Assessment", on cepstra of a mel

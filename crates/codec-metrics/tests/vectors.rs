@@ -9,12 +9,15 @@ use std::path::Path;
 fn tolerance(metric: Metric) -> f64 {
     match metric {
         // Both compute in f32 with transforms of their own.
-        Metric::PesqWideBand | Metric::PesqNarrowBand => 2e-3,
+        Metric::PesqWideBand | Metric::PesqNarrowBand => 1e-3,
         Metric::Stoi => 1e-8,
         // The reference adds random numbers to bands that are digitally silent.
         Metric::Estoi => 1e-3,
         // The reference adds 1e-8 to the ratio.
         Metric::SiSdr => 1e-5,
+        Metric::Snr | Metric::LogSpectral | Metric::MelCepstral => 1e-9,
+        // The reference has filters of its own, and few gating blocks fit into the clip.
+        Metric::LoudnessChange => 0.05,
         Metric::L1 => 1e-7,
         _ => 2e-5,
     }
@@ -45,6 +48,6 @@ fn scores_equal_those_of_the_reference_packages() {
         let is_speech = metric.describe().is_mono;
         n_compared[usize::from(is_speech)] += 1;
     }
-    // Three versions: four distances at three rates and SI-SDR; STOI and ESTOI at three, PESQ at two.
-    assert_eq!(n_compared, [39, 24]);
+    // Three versions: seven distances at three rates, SNR and SI-SDR; STOI and ESTOI at three rates, PESQ at two.
+    assert_eq!(n_compared, [69, 24]);
 }
