@@ -212,7 +212,11 @@ def reference_pesq(rate, reference, degraded):
 def reference_stoi(rate, reference, degraded, extended):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        score = stoi(reference.astype(np.float64), degraded.astype(np.float64), rate, extended=extended)
+        run = lambda: stoi(reference.astype(np.float64), degraded.astype(np.float64), rate, extended=extended)
+        score = run()
+        if extended and abs(score - run()) > 1e-6:
+            # It adds random numbers, which decide where a band is digitally silent: their mean counts.
+            score = np.mean([run() for _ in range(20)])
     return None if score == 1e-5 else score
 
 

@@ -4,6 +4,8 @@
 //! It agrees with the package `pesq` 0.0.4 of PyPI, which most papers on speech codecs use, so it is
 //! **without Corrigendum 2 of P.862.2** (03/2018), which raises wide-band scores by half a point on average.
 //! Around it stand checks that it lacks: it calls silence perfect and stops the program on a few odd pairs.
+//! Its own entry points take sixteen bits, and rounding to them fills empty bands: up to 0.05 for audio without high
+//! frequencies. So its stages are called here one by one, with samples that are not rounded, as in the package.
 //!
 //! PESQ was made for speech through telephone networks. It cannot judge music, other sounds, bandwidth above
 //! 8 kHz, level (it equalizes it), constant delay (it aligns by itself), or voices that a codec changes but
@@ -11,11 +13,10 @@
 
 use crate::error::{Error, Result};
 use crate::pair::Pair;
-use ::pesq::PesqError;
+use ::pesq::input::{AlignedPair, process_pair, process_pair_wideband};
+use ::pesq::types::{RATE_8K, RATE_16K, Rate, SignalBuffer};
+use ::pesq::{PesqError, disturbance, psychoacoustic, score};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// Quarter of a second, which the recommendation demands, as a fraction of the rate.
-const MIN_FRACTION: u32 = 4;
 
 const NARROW_BAND: &str = "PESQ-NB";
 const WIDE_BAND: &str = "PESQ-WB";
@@ -31,7 +32,7 @@ const WIDE_BAND: &str = "PESQ-WB";
 /// [`Error::TooShort`] below a quarter of a second, [`Error::NoSpeech`] when the reference holds no stretch
 /// of speech, [`Error::Failed`] when the model fails.
 pub fn wide_band(pair: &Pair<'_>) -> Result<f64> {
-    judge(pair, WIDE_BAND, 16_000, ::pesq::pesq_wb)
+    judge(pair, WIDE_BAND, RATE_16K, process_pair_wideband, score::mos_lqo_wb)
 }
 
 /// Narrow-band PESQ of 8 kHz speech: MOS-LQO, 1.02 to 4.55, higher is better.
@@ -44,26 +45,32 @@ pub fn wide_band(pair: &Pair<'_>) -> Result<f64> {
 /// # Errors
 /// As [`wide_band`], but [`Error::Rate`] when the pair is not at 8 kHz.
 pub fn narrow_band(pair: &Pair<'_>) -> Result<f64> {
-    judge(pair, NARROW_BAND, 8_000, |reference, degraded| {
-        ::pesq::pesq_8k(reference, degraded).map(|raw| ::pesq::score::mos_lqo(f64::from(raw)))
-    })
+    judge(pair, NARROW_BAND, RATE_8K, process_pair, score::mos_lqo)
 }
 
 fn judge(
     pair: &Pair<'_>,
     metric: &'static str,
-    rate: u32,
-    model: impl Fn(&[i16], &[i16]) -> Result<f32, PesqError>,
+    rate: Rate,
+    align: impl Fn(SignalBuffer, SignalBuffer) -> Result<AlignedPair, PesqError>,
+    mos_lqo: impl Fn(f64) -> f32,
 ) -> Result<f64> {
-    if pair.sample_rate() != rate {
-        let needed = if rate == 8_000 { "8000 Hz" } else { "16000 Hz" };
+    if pair.sample_rate() as usize != rate.sample_rate() {
+        let needed = if rate == RATE_8K { "8000 Hz" } else { "16000 Hz" };
         return Err(Error::Rate { metric, needed, actual: pair.sample_rate() });
     }
-    pair.check_length(metric, (rate / MIN_FRACTION) as usize)?;
+    pair.check_length(metric, rate.min_input_samples())?;
     pair.check_audible()?;
-    let (reference, degraded) = (to_i16(pair.reference()), to_i16(pair.degraded()));
+    let model = || {
+        let AlignedPair { reference, degraded, utterances } =
+            align(buffer(pair.reference(), rate), buffer(pair.degraded(), rate))?;
+        let first = psychoacoustic::run_frame_loop(&reference, &degraded, &utterances).frame_range.start;
+        let frames = disturbance::frame_disturbances(&reference, &degraded, &utterances);
+        let sums = disturbance::aggregate(&frames, first);
+        Ok(mos_lqo(score::raw_score(sums.symmetric, sums.asymmetric).into()))
+    };
     // The model keeps nothing between calls but tables, which a panic leaves whole.
-    let outcome = catch_unwind(AssertUnwindSafe(|| model(&reference, &degraded)));
+    let outcome = catch_unwind(AssertUnwindSafe(model));
     let failed = |reason: &str| Error::Failed { metric, reason: reason.to_owned() };
     let score = match outcome {
         Ok(Ok(score)) => f64::from(score),
@@ -74,15 +81,19 @@ fn judge(
     if score.is_finite() { Ok(score) } else { Err(failed("the score is not a number")) }
 }
 
-/// Samples as the model takes them.
+/// Samples as the model takes them: between zeros, in the range of sixteen bits but not rounded.
 ///
-/// It brings each signal to one level by itself, so the gain here is free: the power of two that uses most of
-/// the sixteen bits. Audio that came from sixteen bits passes without rounding.
-fn to_i16(samples: &[f32]) -> Vec<i16> {
+/// It brings each signal to one level by itself, so the gain here is free: a power of two, which rounds nothing.
+fn buffer(samples: &[f32], rate: Rate) -> SignalBuffer {
     let peak = samples.iter().fold(0.0, |peak: f64, x| peak.max(f64::from(x.abs())));
     let gain = (f64::from(i16::MAX) / peak).log2().floor().exp2();
-    // Rounding the logarithm may leave the peak just above the end of the range, where the cast stops it.
-    samples.iter().map(|x| (f64::from(*x) * gain).round() as i16).collect()
+    let margin = rate.margin_samples();
+    let nominal_len = samples.len() + 2 * margin;
+    let mut padded = vec![0.0; nominal_len + rate.padding_samples()];
+    for (padded, x) in padded[margin..].iter_mut().zip(samples) {
+        *padded = (f64::from(*x) * gain) as f32;
+    }
+    SignalBuffer { samples: padded, nominal_len, input_len: samples.len(), rate }
 }
 
 #[cfg(test)]
@@ -137,11 +148,39 @@ mod tests {
         assert_eq!(of(&burst, &clean, 16_000), Err(Error::NoSpeech { metric: "PESQ-WB" }));
     }
 
+    /// The crate's own entry points give the same for samples of sixteen bits.
     #[test]
-    fn sixteen_bits_are_used_without_rounding() {
-        let samples: Vec<f32> = [3, -700, 8191, -8191].map(|x| x as f32 / 32768.0).to_vec();
-        assert_eq!(to_i16(&samples), [12, -2800, 32764, -32764]);
-        assert_eq!(to_i16(&[1e-45, -1e-45, 0.0]), [16384, -16384, 0]);
-        assert_eq!(to_i16(&[f32::MAX, -f32::MAX / 2.0]), [16384, -8192]);
+    fn the_stages_make_the_whole() {
+        for rate in [16_000, 8_000] {
+            let sixteen_bits = |samples: &[f32]| -> Vec<i16> {
+                // The largest sample takes all of the sixteen bits, so that no gain is left.
+                let peak = samples.iter().fold(0.0, |peak: f32, x| peak.max(x.abs()));
+                samples.iter().map(|x| (x / peak * 32767.0).round() as i16).collect()
+            };
+            let clean = speech(rate, 2.0);
+            let noisy: Vec<f32> =
+                clean.iter().zip(noise(clean.len(), 1)).map(|(x, n)| x + 0.01 * n).collect();
+            let (clean, noisy) = (sixteen_bits(&clean), sixteen_bits(&noisy));
+            let to_f32 = |samples: &[i16]| samples.iter().map(|x| f32::from(*x)).collect::<Vec<_>>();
+            let (reference, degraded) = (to_f32(&clean), to_f32(&noisy));
+            let pair = Pair::new(&reference, &degraded, rate).unwrap();
+            let (ours, whole) = if rate == 16_000 {
+                (wide_band(&pair), ::pesq::pesq_wb(&clean, &noisy))
+            } else {
+                let whole = ::pesq::pesq_8k(&clean, &noisy);
+                (narrow_band(&pair), whole.map(|raw| score::mos_lqo(f64::from(raw))))
+            };
+            assert_eq!(ours.unwrap(), f64::from(whole.unwrap()));
+        }
+    }
+
+    #[test]
+    fn any_level_becomes_that_of_sixteen_bits() {
+        for samples in [[1e-45, -1e-45, 0.0], [f32::MAX, -f32::MAX / 2.0, 0.0], [0.3, 0.7, 32768.0]] {
+            let buffer = buffer(&samples, RATE_8K);
+            let peak = buffer.samples.iter().fold(0.0, |peak: f32, x| peak.max(x.abs()));
+            assert!((16_383.0..=32_768.0).contains(&peak), "{peak}");
+            assert_eq!(buffer.samples.len(), 3 + 2 * 2400 + 2560);
+        }
     }
 }
