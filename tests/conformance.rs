@@ -45,6 +45,7 @@ conformance! {
     dac: FLOATS;
     encodec: FLOATS;
     mimi: FLOATS;
+    snac: FLOATS;
     soundstream: INTEGERS;
 }
 

@@ -43,7 +43,8 @@ fn main() -> Result<()> {
         }
         if let Some(name) = key.strip_suffix(".kept") {
             let names = (0..layout.n_codebooks()).map(|codebook_idx| format!("{name}.codes.{codebook_idx}"));
-            let rows = names.map_while(|name| tensors.get(&name)).map(|row| row.to_dtype(DType::U32)?.to_vec1());
+            let rows =
+                names.map_while(|name| tensors.get(&name)).map(|row| row.to_dtype(DType::U32)?.to_vec1());
             let rows = rows.collect::<candle_core::Result<Vec<_>>>()?;
             let scales = tensors.get(&format!("{name}.scales")).map(Tensor::to_vec1).transpose()?;
             let all = Codes::with_scales(layout.truncated(rows.len())?, rows, scales.unwrap_or_default())?;

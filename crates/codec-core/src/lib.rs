@@ -31,6 +31,7 @@
 //! ```
 
 pub mod audio;
+pub mod channels;
 pub mod codec;
 pub mod codes;
 pub mod error;
@@ -38,6 +39,7 @@ pub mod info;
 pub mod quantizer;
 
 pub use audio::{AudioBuffer, AudioSpec};
+pub use channels::PerChannel;
 pub use codec::{Codec, Decoder, Encoder};
 pub use codes::{CodeLayout, CodebookSpec, Codes};
 pub use error::{Error, Result};

@@ -7,6 +7,8 @@ use codec_core::{CodecInfo, Delays, Segment};
 
 /// A block so far from the start of a stream that no padding there matters.
 const MIDDLE: u64 = 1 << 16;
+/// Frames to look at, at least: more than any window that networks work in.
+const MIN_FRAMES: u64 = 512;
 
 /// The delays of a codec with these networks.
 ///
@@ -22,7 +24,7 @@ pub(super) fn delays(info: &CodecInfo, encoder: &Net, decoder: &Net) -> Result<D
     // Codes come in whole blocks.
     let frame_for = |sample_idx: u64| Some((decoder.last_input(sample_idx)? / block + 1) * block - 1);
     let mut all = [0; 3];
-    for frame_idx in MIDDLE * block..(MIDDLE + 1) * block {
+    for frame_idx in MIDDLE * block..MIDDLE * block + block.max(MIN_FRAMES) {
         let one = || {
             let end = (frame_idx + 1) * hop_length;
             let lookahead = (encoder.last_input(frame_idx)? + 1).saturating_sub(end);

@@ -20,7 +20,7 @@
 use super::Family;
 use crate::codec::NetCodec;
 use crate::error::{Error, Result};
-use crate::nets::dacnet::Dacnet;
+use crate::nets::dacnet::{Dacnet, Kind};
 use crate::weights::{Checkpoint, Weights, model_type};
 use candle_core::Device;
 use codec_core::quantizer::Quantizer;
@@ -81,7 +81,7 @@ impl Model {
             segment: None,
             layout: quantizer.layout().clone(),
         };
-        let (encoder, decoder) = (self.net.encoder(weights)?, self.net.decoder(weights)?);
+        let (encoder, decoder) = (self.net.encoder(weights, 1)?, self.net.decoder(weights)?);
         let codec = NetCodec::new(info, encoder, decoder, Box::new(quantizer), device)?;
         weights.finish(&[])?;
         Ok(codec)
@@ -141,6 +141,7 @@ impl Config {
             decoder_rates: self.upsampling_ratios.clone().unwrap_or_else(backwards),
             codebook_size: self.codebook_size,
             codebook_dim: self.codebook_dim,
+            kind: Kind::Dac,
         };
         Model { net, n_codebooks: self.n_codebooks, sample_rate: self.sampling_rate }
     }
@@ -189,6 +190,7 @@ impl Original {
             decoder_rates: self.decoder_rates,
             codebook_size: self.codebook_size,
             codebook_dim: self.codebook_dim,
+            kind: Kind::Dac,
         };
         Model { net, n_codebooks: self.n_codebooks, sample_rate: self.sample_rate }
     }

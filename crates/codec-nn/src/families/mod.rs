@@ -3,6 +3,7 @@
 mod dac;
 mod encodec;
 mod mimi;
+mod snac;
 mod soundstream;
 
 use crate::error::Result;
@@ -26,7 +27,8 @@ pub struct Family {
 }
 
 /// All families, in the order in which they are tried.
-pub const FAMILIES: &[Family] = &[dac::FAMILY, encodec::FAMILY, mimi::FAMILY, soundstream::FAMILY];
+pub const FAMILIES: &[Family] =
+    &[dac::FAMILY, encodec::FAMILY, mimi::FAMILY, snac::FAMILY, soundstream::FAMILY];
 
 /// A codec and the identity of the weights that it was made from.
 #[derive(Debug)]

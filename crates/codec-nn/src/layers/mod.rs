@@ -14,6 +14,8 @@
 //! | [`Trim`] | the last `right` steps; steps still to drop at the left | drops what it holds |
 //! | [`FillBlocks`] | how much of a block has passed | zeros that complete the block |
 //! | [`WholeBlocks`] | steps of an unfinished block | nothing: a stream ends with a whole block |
+//! | [`Windows`] | steps of an unfinished window | the window that is not whole |
+//! | [`Noise`] | how many steps have passed | nothing |
 //! | [`GroupNorm`] | everything: its statistics need the whole segment | the normalised segment |
 //! | [`Attention`] | position; keys and values of the context, or the clip where it sees all of it | the clip's outputs |
 //! | [`Activation`], [`LayerNorm`], [`RmsNorm`], [`Linear`], [`ChannelScale`] | none | nothing |
@@ -34,6 +36,7 @@ mod conv;
 mod conv_transpose;
 mod linear;
 mod lstm;
+mod noise;
 mod norm;
 mod residual;
 mod sequence;
@@ -41,6 +44,7 @@ mod steps;
 #[cfg(test)]
 mod testing;
 mod transformer;
+mod windows;
 
 pub use crate::ops::Sight;
 pub use activation::Activation;
@@ -51,11 +55,13 @@ pub use conv::{Conv1d, ConvSpec, ConvState, Fill, Padding};
 pub use conv_transpose::{ConvTranspose1d, ConvTransposeState};
 pub use linear::{ChannelScale, Linear};
 pub use lstm::{Lstm, LstmWeights};
+pub use noise::Noise;
 pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use residual::{Identity, Residual, ResidualState};
 pub use sequence::{DynLayer, DynState};
 pub use steps::{Trim, TrimState};
 pub use transformer::{Branch, FeedForward, TransformerLayer, transformer_layer};
+pub use windows::{Windows, WindowsState};
 
 use crate::Result;
 use candle_core::Tensor;

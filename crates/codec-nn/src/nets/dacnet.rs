@@ -1,13 +1,15 @@
-//! The convolutional encoder and decoder of DAC and its kin, and their factorized quantizer.
+//! The convolutional encoder and decoder of DAC and SNAC, and their factorized quantizer.
 //!
 //! # Source
 //! Kumar et al. 2023, arXiv 2306.06546; descriptinc/descript-audio-codec 1.0.0, dac/model/dac.py and
-//! dac/nn/{layers,quantize}.py. Layers are numbered, and their tensors named, as there.
+//! dac/nn/{layers,quantize}.py. Siuzdak et al. 2024, arXiv 2410.14411; hubertsiuzdak/snac 1.2.1,
+//! snac/{layers,attention,vq}.py. Layers are numbered, and their tensors named, as there.
 
 use super::numbered::Numbered;
 use crate::error::{Error, Result};
 use crate::layers::{
-    Activation, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, FillBlocks, Padding, Residual, Unary,
+    Activation, Attention, AttentionSpec, AttentionWeights, Conv1d, ConvSpec, ConvTranspose1d, DynLayer,
+    FillBlocks, Heads, LayerNorm, Linear, Noise, Padding, Residual, Sight, Unary, WholeBlocks, Windows,
 };
 use crate::weights::Weights;
 use candle_core::Tensor;
@@ -15,10 +17,17 @@ use codec_core::quantizer::{Distance, Projection, Projections, Rvq, Vq};
 
 /// Windows at both ends of either network, and inside residual units.
 const KERNEL: usize = 7;
-/// Window at the end of the encoder.
+/// Window at the end of DAC's encoder.
 const LAST_KERNEL: usize = 3;
 /// Of the three residual units at each rate.
 const DILATIONS: [usize; 3] = [1, 3, 9];
+/// Channels per head of SNAC's attention, and the base of its rotary frequencies.
+const HEAD_DIM: usize = 64;
+const ROTARY_BASE: f64 = 10_000.0;
+/// PyTorch's default, which the reference leaves in place.
+const LAYER_NORM_EPSILON: f32 = 1e-5;
+/// Seed of the noise in the first block of a decoder; the others count on from it.
+const NOISE_SEED: u64 = 0x534e_4143;
 /// Beyond this a configuration is not a codec's but a mistake or an attack.
 const MAX_SIZE: usize = 1 << 16;
 const MAX_RATES: usize = 16;
@@ -40,6 +49,24 @@ pub(crate) struct Dacnet {
     pub(crate) codebook_size: usize,
     /// Values per entry.
     pub(crate) codebook_dim: usize,
+    /// What the two families do not share.
+    pub(crate) kind: Kind,
+}
+
+/// What DAC and SNAC do not share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An odd rate of the decoder takes a step off what it makes of a clip.
+    Dac,
+    /// The encoder ends without an activation, at its own width; every rate gives whole steps.
+    Snac {
+        /// Whether residual units and the last windows of the encoder see each channel by itself.
+        depthwise: bool,
+        /// Frames per window of the attention on either side of the quantizer.
+        window: Option<usize>,
+        /// Whether each block of the decoder adds noise.
+        noise: bool,
+    },
 }
 
 impl Dacnet {
@@ -66,6 +93,17 @@ impl Dacnet {
         if n_rates > MAX_RATES || self.encoder_dim << self.encoder_rates.len() > MAX_SIZE {
             return Err(config("encoder_rates", "are too many"));
         }
+        let widest = self.encoder_dim << self.encoder_rates.len();
+        if let Kind::Snac { window, .. } = self.kind {
+            if self.latent_dim != widest {
+                return Err(config("latent_dim", "must be the width at the encoder's end"));
+            }
+            if window.is_some()
+                && [widest, self.decoder_dim].iter().any(|width| !width.is_multiple_of(HEAD_DIM))
+            {
+                return Err(config("attn_window_size", "needs widths that are whole heads of 64 channels"));
+            }
+        }
         if self.decoder_dim >> self.decoder_rates.len() == 0 {
             return Err(config("decoder_dim", "leaves no channels"));
         }
@@ -83,38 +121,62 @@ impl Dacnet {
         Ok(hop_length)
     }
 
-    /// `[batch, n_samples, 1]` to `[batch, n_frames, latent_dim]`; zeros complete the last frame.
-    pub(crate) fn encoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
+    /// `[batch, n_samples, 1]` to `[batch, n_frames, latent_dim]`, in blocks of `block` frames; zeros
+    /// complete the last one.
+    pub(crate) fn encoder(&self, weights: &Weights, block: usize) -> Result<Vec<DynLayer>> {
         let mut net = Numbered::new(&weights.pp("encoder.block"));
         let mut width = self.encoder_dim;
         net.push(conv(&net.weights(), 1, width, KERNEL, 1)?);
         for &rate in &self.encoder_rates {
             let mut block = Numbered::new(&net.weights().pp("block"));
-            push_residuals(&mut block, width)?;
+            self.push_residuals(&mut block, width)?;
             block.push(snake(&block.weights(), width)?);
             block.push(down(&block.weights(), width, 2 * width, rate)?);
             net.push(block.layers);
             width *= 2;
         }
-        net.push(snake(&net.weights(), width)?);
-        net.push(conv(&net.weights(), width, self.latent_dim, LAST_KERNEL, 1)?);
-        let whole = FillBlocks { len: self.encoder_rates.iter().product() };
-        Ok(std::iter::once(DynLayer::new(whole)).chain(net.layers).collect())
+        match self.kind {
+            Kind::Dac => {
+                net.push(snake(&net.weights(), width)?);
+                net.push(conv(&net.weights(), width, self.latent_dim, LAST_KERNEL, 1)?);
+            }
+            Kind::Snac { window, .. } => {
+                if let Some(window) = window {
+                    net.push(attention(&net.weights(), width, window)?);
+                }
+                net.push(self.windowed(&net.weights(), width, 1)?);
+            }
+        }
+        let hop_length: usize = self.encoder_rates.iter().product();
+        let mut layers = vec![DynLayer::new(FillBlocks { len: hop_length * block })];
+        layers.append(&mut net.layers);
+        layers.push(DynLayer::new(WholeBlocks { len: block }));
+        Ok(layers)
     }
 
     /// `[batch, n_frames, latent_dim]` to `[batch, n_samples, 1]`, in -1..=1.
-    ///
-    /// An odd rate takes a step off what it makes of a clip, as the reference's padding does.
     pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
         let mut net = Numbered::new(&weights.pp("decoder.model"));
         let mut width = self.decoder_dim;
-        net.push(conv(&net.weights(), self.latent_dim, width, KERNEL, 1)?);
-        for &rate in &self.decoder_rates {
+        if let Kind::Snac { depthwise: true, .. } = self.kind {
+            net.push(self.windowed(&net.weights(), self.latent_dim, 1)?);
+            net.push(conv(&net.weights(), self.latent_dim, width, 1, 1)?);
+        } else {
+            net.push(conv(&net.weights(), self.latent_dim, width, KERNEL, 1)?);
+        }
+        if let Kind::Snac { window: Some(window), .. } = self.kind {
+            net.push(attention(&net.weights(), width, window)?);
+        }
+        for (&rate, seed) in self.decoder_rates.iter().zip(NOISE_SEED..) {
             let mut block = Numbered::new(&net.weights().pp("block"));
             block.push(snake(&block.weights(), width)?);
-            block.push(up(&block.weights(), width, width / 2, rate)?);
+            block.push(self.up(&block.weights(), width, width / 2, rate)?);
             width /= 2;
-            push_residuals(&mut block, width)?;
+            if let Kind::Snac { noise: true, .. } = self.kind {
+                let weight = block.weights().pp("linear").conv_weight((width, width, 1), "weight")?;
+                block.push(Noise::new(Linear::new(&weight.squeeze(2)?, None)?, seed));
+            }
+            self.push_residuals(&mut block, width)?;
             net.push(block.layers);
         }
         net.push(snake(&net.weights(), width)?);
@@ -140,19 +202,69 @@ impl Dacnet {
         };
         Ok(Rvq::with_strides(strides.iter().enumerate().map(stage).collect::<Result<_>>()?)?)
     }
+
+    /// Three residual units over growing spans.
+    fn push_residuals(&self, block: &mut Numbered, width: usize) -> Result<()> {
+        for dilation in DILATIONS {
+            let mut unit = Numbered::new(&block.weights().pp("block"));
+            unit.push(snake(&unit.weights(), width)?);
+            unit.push(self.windowed(&unit.weights(), width, dilation)?);
+            unit.push(snake(&unit.weights(), width)?);
+            unit.push(conv(&unit.weights(), width, width, 1, 1)?);
+            block.push(Residual::new(unit.layers));
+        }
+        Ok(())
+    }
+
+    /// A convolution over a window that keeps the channels.
+    fn windowed(&self, weights: &Weights, width: usize, dilation: usize) -> Result<Conv1d> {
+        let Kind::Snac { depthwise: true, .. } = self.kind else {
+            return conv(weights, width, width, KERNEL, dilation);
+        };
+        let (weight, bias) = tensors(weights, (width, 1, KERNEL), width)?;
+        let padding = Padding::symmetric((KERNEL - 1) * dilation / 2);
+        Conv1d::new(
+            &weight,
+            Some(&bias),
+            ConvSpec { dilation, groups: width, padding, ..ConvSpec::default() },
+        )
+    }
+
+    fn up(&self, weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<ConvTranspose1d> {
+        let trim = rate.div_ceil(2);
+        let trim_right = if self.kind == Kind::Dac { trim } else { trim - rate % 2 };
+        let (weight, bias) = tensors(weights, (c_in, c_out, 2 * rate), c_out)?;
+        ConvTranspose1d::new(&weight, Some(&bias), rate, trim, trim_right)
+    }
 }
 
-/// Three residual units over growing spans.
-fn push_residuals(block: &mut Numbered, width: usize) -> Result<()> {
-    for dilation in DILATIONS {
-        let mut unit = Numbered::new(&block.weights().pp("block"));
-        unit.push(snake(&unit.weights(), width)?);
-        unit.push(conv(&unit.weights(), width, width, KERNEL, dilation)?);
-        unit.push(snake(&unit.weights(), width)?);
-        unit.push(conv(&unit.weights(), width, width, 1, 1)?);
-        block.push(Residual::new(unit.layers));
+/// Attention among the steps of each window, beside what it reads.
+fn attention(
+    weights: &Weights,
+    width: usize,
+    window: usize,
+) -> Result<Residual<Windows<(LayerNorm, Attention)>>> {
+    let norm = weights.pp("norm");
+    let norm =
+        LayerNorm::new(norm.get(width, "weight")?, Some(norm.get(width, "bias")?), LAYER_NORM_EPSILON)?;
+    // The reference keeps them among the weights, but no training moves them.
+    for (pair, frequency) in weights.values(&[HEAD_DIM / 2], "rel_pos.inv_freq")?.into_iter().enumerate() {
+        let usual = ROTARY_BASE.powf(-2.0 * pair as f64 / HEAD_DIM as f64);
+        if (f64::from(frequency) / usual - 1.0).abs() > 1e-3 {
+            let value = format!("{frequency} of pair {pair}");
+            return Err(Error::Unsupported { what: "rotary frequency", value });
+        }
     }
-    Ok(())
+    let parts = AttentionWeights {
+        input: weights.get((3 * width, width), "to_qkv.weight")?,
+        input_bias: None,
+        output: weights.get((width, width), "to_out.weight")?,
+        output_bias: None,
+    };
+    let n_heads = width / HEAD_DIM;
+    let heads = Heads { n_heads, n_kv_heads: n_heads, dim: HEAD_DIM };
+    let spec = AttentionSpec { heads, sight: Sight::Clip, rotary_base: Some(ROTARY_BASE) };
+    Ok(Residual::new(Windows::new((norm, Attention::new(&parts, spec)?), window)?))
 }
 
 fn snake(weights: &Weights, width: usize) -> Result<Activation> {
@@ -170,12 +282,6 @@ fn down(weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<Con
     let padding = Padding::symmetric(rate.div_ceil(2));
     let (weight, bias) = tensors(weights, (c_out, c_in, 2 * rate), c_out)?;
     Conv1d::new(&weight, Some(&bias), ConvSpec { stride: rate, padding, ..ConvSpec::default() })
-}
-
-fn up(weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<ConvTranspose1d> {
-    let trim = rate.div_ceil(2);
-    let (weight, bias) = tensors(weights, (c_in, c_out, 2 * rate), c_out)?;
-    ConvTranspose1d::new(&weight, Some(&bias), rate, trim, trim)
 }
 
 fn tensors(weights: &Weights, shape: (usize, usize, usize), c_out: usize) -> Result<(Tensor, Tensor)> {
