@@ -152,6 +152,35 @@ fn threads_do_not_change_a_byte() {
 }
 
 #[test]
+fn the_channels_of_a_file_are_coded_by_themselves_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write_wav(&path("a.wav"), 24_000, 2, 0.6);
+    let output = codec()
+        .arg("tokenize")
+        .arg(path("a.wav"))
+        .args(["--each-channel", "--codebooks", "2", "--json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(json(&output)[0]["n_codebooks"], 4);
+    let output = codec()
+        .arg("detokenize")
+        .arg(path("a.nac"))
+        .arg("-o")
+        .arg(path("b.wav"))
+        .args(["-n", "1", "--json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(json(&output)[0]["n_codebooks"], 2);
+    let mut reader = codec_io::AudioReader::open(&path("b.wav")).unwrap();
+    assert_eq!((reader.spec().channels, reader.n_samples()), (2, Some(14_400)));
+    let audio = reader.read().unwrap().unwrap();
+    assert_ne!(audio.channel(0), audio.channel(1));
+}
+
+#[test]
 fn cut_cat_info_and_verify_agree() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

@@ -1,6 +1,6 @@
 //! A stream gives the bits that the whole clip gives, however it is cut, batched or threaded.
 
-use codec_core::{AudioBuffer, Codec, Codes, Error};
+use codec_core::{AudioBuffer, Codec, Codes, Error, PerChannel};
 use codec_tests::Result;
 use codec_tests::compare::{same_audio, same_codes};
 use codec_tests::vectors::{Subject, subjects};
@@ -120,6 +120,39 @@ fn batches_give_the_bits_of_single_clips() -> Result<()> {
             };
             batched().map_err(|e| TestCaseError::fail(format!("{}: {e}", subject.name)))
         })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn each_channel_is_coded_as_if_it_were_alone() -> Result<()> {
+    for Subject { name, codec, clip } in subjects()? {
+        if codec.info().audio.channels != 1 || codec.info().segment.is_some() {
+            assert!(matches!(PerChannel::new(codec.as_ref(), 2), Err(Error::Mismatch { .. })), "{name}");
+            continue;
+        }
+        let both = PerChannel::new(codec.as_ref(), 2)?;
+        let clip = clip.slice(0..clip.n_samples().min(3_000));
+        let backwards = clip.channels().map(|c| c.iter().rev().copied().collect()).collect();
+        let clips = [clip.clone(), AudioBuffer::from_planar(clip.spec(), backwards)?];
+        let channels = clips.iter().cloned().flat_map(AudioBuffer::into_channels).collect();
+        let stereo = AudioBuffer::from_planar(both.info().audio, channels)?;
+        let n_codebooks = both.info().layout.n_codebooks();
+        for n_codebooks in [2, n_codebooks - 1, n_codebooks] {
+            let codes = both.encode(&stereo, n_codebooks)?;
+            let audio = both.decode(&codes)?;
+            for (channel_idx, clip) in clips.iter().enumerate() {
+                let alone = codec.encode(clip, (n_codebooks - channel_idx).div_ceil(2))?;
+                let rows = codes.rows().skip(channel_idx).step_by(2);
+                assert!(rows.eq(alone.rows()), "{name}, channel {channel_idx} of {n_codebooks} codebooks");
+                assert_eq!(audio.channel(channel_idx), codec.decode(&alone)?.channel(0), "{name}");
+            }
+            same_codes(&encode_stream(&both, &stereo, n_codebooks, &[1, 700])?, &codes)?;
+            same_audio(&decode_stream(&both, &codes, &[1, 3])?, &audio)?;
+        }
+        assert!(matches!(both.encode(&stereo, 1), Err(Error::Range { min: 2, .. })), "{name}");
+        assert!(matches!(both.encode(&clips[0], 2), Err(Error::Mismatch { .. })), "{name}");
+        assert!(matches!(PerChannel::new(codec.as_ref(), 0), Err(Error::Range { .. })), "{name}");
     }
     Ok(())
 }

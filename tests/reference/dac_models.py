@@ -15,6 +15,10 @@ from encodec_models import boundary_distance, make_signal
 # Standard deviation that a convolution's output is scaled to: for most, for the last of a residual
 # branch, and for the one before the final tanh.
 USUAL, BRANCH, FINAL = 1.0, 0.4, 0.4
+# Size of the maps of attention, over that which keeps the variance.
+ATTENTION = 1.5
+# Frames that codebooks are filled from, at most, unless they have more entries than that.
+MAX_FRAMES = 5_000
 
 
 @torch.no_grad()
@@ -34,6 +38,11 @@ def calibrate(model, sample_rate: int, hop_length: int, seed: int, weight_type: 
             tensor.copy_(uniform(tensor, 0.6, 1.4))
         elif tensor.dim() == 3:
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        elif ".to_" in name:
+            # So that attention looks at some steps more than at others, and matters.
+            tensor.copy_(ATTENTION * torch.randn(tensor.shape, generator=generator) / tensor.shape[1] ** 0.5)
+        elif "norm.weight" in name:
+            tensor.copy_(uniform(tensor, 0.6, 1.4))
     clip = make_signal(40 * hop_length, 1, sample_rate, seed + 1)[None]
     latents = calibrated_run(model.encoder, clip)
     for quantizer in model.quantizer.quantizers:
@@ -104,7 +113,7 @@ def fill_codebooks(model, sample_rate, hop_length, seed, weight_type):
     size = model.quantizer.quantizers[0].codebook.weight.shape[0]
     strides = [getattr(quantizer, "stride", 1) for quantizer in model.quantizer.quantizers]
     # In pieces, so that a large model takes little memory.
-    rows, n_frames = [], 2 * size * max(strides)
+    rows, n_frames = [], min(2 * size * max(strides), max(2 * size, MAX_FRAMES))
     while sum(latents.shape[-1] for latents in rows) < n_frames:
         n = min(400, n_frames) * hop_length
         rows.append(model.encoder(make_signal(n, 1, sample_rate, seed + len(rows))[None])[..., : n // hop_length])
@@ -113,9 +122,12 @@ def fill_codebooks(model, sample_rate, hop_length, seed, weight_type):
     for quantizer, stride in zip(model.quantizer.quantizers, strides):
         pooled = torch.nn.functional.avg_pool1d(residual, stride, stride)
         projected = quantizer.in_proj(pooled)[0].T
-        chosen = torch.randperm(projected.shape[0], generator=generator)[:size]
+        chosen = torch.randperm(projected.shape[0], generator=generator)
+        # Where there are fewer than entries, one residual becomes several of them.
+        spread = 0.05 if len(chosen) >= size else 0.3
+        chosen = chosen.repeat(-(-size // len(chosen)))[:size]
         noise = torch.randn((size, projected.shape[1]), generator=generator)
-        entries = projected[chosen] + 0.05 * projected.std() * noise
+        entries = projected[chosen] + spread * projected.std() * noise
         quantizer.codebook.weight.copy_(entries.to(weight_type).float())
         decoded, _ = quantizer.decode_latents(projected.T[None])
         residual = residual - quantizer.out_proj(decoded).repeat_interleave(stride, dim=-1)

@@ -3,7 +3,7 @@
 use crate::device::DeviceKind;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
-use codec_core::{Codec, CodecInfo};
+use codec_core::{AudioSpec, Codec, CodecInfo, PerChannel};
 use codec_hub::Store;
 use codec_io::card::{self, CardSource, ModelCard};
 use codec_io::tokens::WeightsHash;
@@ -38,23 +38,42 @@ pub(crate) struct RateArgs {
 }
 
 impl RateArgs {
-    /// The number of codebooks asked for.
+    /// The number of codebooks asked for, the same number for each of `n_streams` that share them.
     ///
     /// # Errors
     /// When the model has fewer codebooks, or none fits the bitrate.
-    pub(crate) fn n_codebooks(&self, info: &CodecInfo) -> Result<usize> {
+    pub(crate) fn n_codebooks(&self, info: &CodecInfo, n_streams: usize) -> Result<usize> {
         let n_all = info.layout.n_codebooks();
         let Some(kbps) = self.bitrate else {
-            let n = self.codebooks.unwrap_or(n_all);
+            let n = self.codebooks.map_or(n_all, |n| n.saturating_mul(n_streams));
             info.layout.check_n_codebooks(n).with_context(|| format!("model {}", info.model))?;
             return Ok(n);
         };
-        let lowest = info.bitrate(1)?.to_f64() / 1000.0;
+        let lowest = info.bitrate(n_streams)?.to_f64() / 1000.0;
         if !kbps.is_finite() || kbps < lowest {
             bail!("--bitrate {kbps}: model {} starts at {lowest:.3} kbit/s", info.model);
         }
         // Exact for every bitrate that a person would write.
-        Ok(info.n_codebooks_for_bitrate((kbps * 1000.0).round() as u64))
+        let n = info.n_codebooks_for_bitrate((kbps * 1000.0).round() as u64);
+        Ok((n - n % n_streams).max(n_streams))
+    }
+}
+
+/// What happens to the channels of an input.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct ChannelArgs {
+    /// Code every channel of the input by itself when the model is mono, instead of mixing them down:
+    /// that many times the bitrate.
+    #[arg(long)]
+    each_channel: bool,
+}
+
+impl ChannelArgs {
+    /// The audio that a model is given when the input has the audio `from`.
+    pub(crate) fn spec(self, model: &Model, from: AudioSpec) -> AudioSpec {
+        let audio = model.codec.info().audio;
+        let apart = self.each_channel && audio.channels == 1;
+        AudioSpec { channels: if apart { from.channels } else { audio.channels }, ..audio }
     }
 }
 
@@ -63,6 +82,24 @@ impl RateArgs {
 pub(crate) struct Model {
     pub(crate) codec: Box<dyn Codec>,
     pub(crate) sha256: [u8; 32],
+}
+
+impl Model {
+    /// The codec for audio of so many channels: a mono codec codes each by itself.
+    ///
+    /// # Errors
+    /// When the model codes audio of another number of channels only.
+    pub(crate) fn for_channels(&self, channels: u16) -> Result<Box<dyn Codec + '_>> {
+        if channels == self.codec.info().audio.channels {
+            return Ok(Box::new(self.codec.as_ref()));
+        }
+        Ok(Box::new(PerChannel::new(self.codec.as_ref(), channels)?))
+    }
+
+    /// How many streams of codes such a codec makes.
+    pub(crate) fn n_streams(&self, codec: &dyn Codec) -> usize {
+        codec.info().layout.n_codebooks() / self.codec.info().layout.n_codebooks()
+    }
 }
 
 impl ModelArgs {

@@ -28,8 +28,12 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens an input; with `to`, its audio is converted to that rate and number of channels.
-    pub(crate) fn open(input: &Place, to: Option<AudioSpec>, reporter: &Reporter) -> Result<Self> {
+    /// Opens an input, whose audio is converted to the rate and channels that `to` makes of its own.
+    pub(crate) fn open(
+        input: &Place,
+        to: impl FnOnce(AudioSpec) -> AudioSpec,
+        reporter: &Reporter,
+    ) -> Result<Self> {
         let name = input.to_string();
         let reader = match input {
             Place::Std => AudioReader::from_stdin(),
@@ -37,7 +41,7 @@ impl Source {
         };
         let reader = reader.with_context(|| name.clone())?;
         let from = reader.spec();
-        let to = to.unwrap_or(from);
+        let to = to(from);
         if let Some(steps) = Converter::describe(from, to) {
             reporter.note(&format!("{name}: {steps}, as the model needs it"));
         }
@@ -49,6 +53,11 @@ impl Source {
     /// Rate and channels of the input itself.
     pub(crate) fn from(&self) -> AudioSpec {
         self.from
+    }
+
+    /// Rate and channels of what is read.
+    pub(crate) fn to(&self) -> AudioSpec {
+        self.to
     }
 
     /// Samples per channel that the input held, so far as it was read.
@@ -133,7 +142,7 @@ mod tests {
         let mut writer = WavWriter::create(&path, audio.spec(), WavFormat::Float32).unwrap();
         writer.write(&audio).unwrap();
         writer.finish().unwrap();
-        Source::open(&Place::File(path), Some(to), &reporter()).unwrap()
+        Source::open(&Place::File(path), |_| to, &reporter()).unwrap()
     }
 
     #[test]

@@ -13,18 +13,18 @@ use std::sync::Arc;
 /// prefix for every channel; there are as many times the codebooks, and the bitrate is as many times higher.
 /// At least one codebook per channel is coded.
 #[derive(Debug)]
-pub struct PerChannel {
-    inner: Box<dyn Codec>,
+pub struct PerChannel<'a> {
+    inner: &'a dyn Codec,
     info: CodecInfo,
 }
 
-impl PerChannel {
+impl<'a> PerChannel<'a> {
     /// Takes a mono codec and the number of channels.
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the codec is not mono or codes in segments, [`Error::Range`] for no channel
     /// or more codebooks than a layout may have.
-    pub fn new(inner: Box<dyn Codec>, channels: u16) -> Result<Self> {
+    pub fn new(inner: &'a dyn Codec, channels: u16) -> Result<Self> {
         let of_inner = inner.info();
         if of_inner.audio.channels != 1 || of_inner.segment.is_some() {
             let left = format!("{} of {}", of_inner.model, of_inner.audio);
@@ -96,7 +96,7 @@ impl PerChannel {
     }
 }
 
-impl Codec for PerChannel {
+impl Codec for PerChannel<'_> {
     fn info(&self) -> &CodecInfo {
         &self.info
     }
@@ -122,7 +122,7 @@ impl Codec for PerChannel {
 }
 
 struct ChannelEncoders<'a> {
-    codec: &'a PerChannel,
+    codec: &'a PerChannel<'a>,
     layout: Arc<CodeLayout>,
     encoders: Vec<Box<dyn Encoder + 'a>>,
 }
@@ -141,7 +141,7 @@ impl Encoder for ChannelEncoders<'_> {
 }
 
 struct ChannelDecoders<'a> {
-    codec: &'a PerChannel,
+    codec: &'a PerChannel<'a>,
     decoders: Vec<Box<dyn Decoder + 'a>>,
 }
 

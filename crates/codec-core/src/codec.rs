@@ -65,6 +65,28 @@ pub trait Codec: Debug + Send + Sync {
     }
 }
 
+impl<C: Codec + ?Sized> Codec for &C {
+    fn info(&self) -> &CodecInfo {
+        (**self).info()
+    }
+
+    fn encoder(&self, n_codebooks: usize) -> Result<Box<dyn Encoder + '_>> {
+        (**self).encoder(n_codebooks)
+    }
+
+    fn decoder(&self) -> Result<Box<dyn Decoder + '_>> {
+        (**self).decoder()
+    }
+
+    fn encode_batch(&self, clips: &[AudioBuffer], n_codebooks: usize) -> Result<Vec<Codes>> {
+        (**self).encode_batch(clips, n_codebooks)
+    }
+
+    fn decode_batch(&self, clips: &[Codes]) -> Result<Vec<AudioBuffer>> {
+        (**self).decode_batch(clips)
+    }
+}
+
 /// A stream from audio to codes.
 pub trait Encoder: Send {
     /// Takes the next samples, of any number, and gives the codes that are complete.

@@ -267,7 +267,7 @@ impl Prepared {
 }
 
 fn read(place: &Place, reporter: &Reporter) -> Result<AudioBuffer> {
-    let mut source = Source::open(place, None, reporter)?;
+    let mut source = Source::open(place, |from| from, reporter)?;
     let mut audio = AudioBuffer::empty(source.from())?;
     while let Some(piece) = source.read()? {
         audio.append(&piece)?;

@@ -91,14 +91,16 @@ fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) 
         let help = "the codes mean nothing to other weights; --allow-other-weights decodes all the same";
         header.check_weights(&model.sha256).with_context(|| help).with_context(|| name.clone())?;
     }
-    let n_codebooks = args.codebooks.unwrap_or(header.layout.n_codebooks());
+    let codec = model.for_channels(header.audio.channels).with_context(|| name.clone())?;
+    let n_streams = model.n_streams(codec.as_ref());
+    let n_codebooks = args.codebooks.map_or(header.layout.n_codebooks(), |n| n.saturating_mul(n_streams));
     header.layout.check_n_codebooks(n_codebooks).with_context(|| format!("{name}: --codebooks"))?;
     let n_samples = header.totals.map(|totals| totals.n_samples);
     let trim = Trim::new(header.start_trim, n_samples);
     let bar = reporter.bar(&name, n_samples);
 
-    let info = model.codec.info();
-    let mut decoder = model.codec.decoder()?;
+    let info = codec.info();
+    let mut decoder = codec.decoder()?;
     let mut sink = AudioSink::create(&job.output, info.audio, trim, args.audio)?;
     // Without totals in the header, how much of the last piece is audio shows only at the end.
     let mut held = None;

@@ -4,7 +4,7 @@ use super::for_each;
 use crate::Global;
 use crate::audio_sink::{AudioArgs, AudioSink, Trim};
 use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
-use crate::model::{Model, ModelArgs, RateArgs};
+use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs};
 use crate::report::Reporter;
 use crate::source::Source;
 use anyhow::{Context, Result, bail};
@@ -36,6 +36,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     rate: RateArgs,
     #[command(flatten)]
+    channels: ChannelArgs,
+    #[command(flatten)]
     audio: AudioArgs,
 }
 
@@ -58,10 +60,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let jobs = inputs::pair(&args.inputs, Some(&args.output), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
-    let n_codebooks = args.rate.n_codebooks(model.codec.info())?;
     Ok(for_each(&jobs, &reporter, |job| {
-        let outcome =
-            roundtrip(job, args, &model, n_codebooks, &reporter).with_context(|| job.input.to_string())?;
+        let outcome = roundtrip(job, args, &model, &reporter).with_context(|| job.input.to_string())?;
         let si_sdr = outcome.si_sdr.map_or("none".into(), |db| format!("{db:.2} dB"));
         let kbps = outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s"));
         let Outcome { input, output, seconds, n_codebooks, .. } = &outcome;
@@ -72,20 +72,16 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     }))
 }
 
-fn roundtrip(
-    job: &Job,
-    args: &Args,
-    model: &Model,
-    n_codebooks: usize,
-    reporter: &Reporter,
-) -> Result<Outcome> {
-    let info = model.codec.info();
-    let mut source = Source::open(&job.input, Some(info.audio), reporter)?;
+fn roundtrip(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Result<Outcome> {
+    let mut source = Source::open(&job.input, |from| args.channels.spec(model, from), reporter)?;
+    let codec = model.for_channels(source.to().channels)?;
+    let info = codec.info();
+    let n_codebooks = args.rate.n_codebooks(info, model.n_streams(codec.as_ref()))?;
     let header = TokenHeader::new(info, n_codebooks, model.sha256, source.from())?;
     let mut tokens = TokenWriter::new(CountingSink::default(), header)?;
     let mut sink = AudioSink::create(&job.output, info.audio, Trim::new(0, None), args.audio)?;
-    let mut encoder = model.codec.encoder(n_codebooks)?;
-    let mut decoder = model.codec.decoder()?;
+    let mut encoder = codec.encoder(n_codebooks)?;
+    let mut decoder = codec.decoder()?;
     let mut compared = Compared::new(AudioBuffer::empty(info.audio)?);
     let mut n_samples = 0;
     while let Some(piece) = source.read()? {

@@ -2,13 +2,13 @@
 
 use super::{Outcome, for_each, is_there, skip};
 use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
-use crate::model::{Model, ModelArgs, RateArgs};
+use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs};
 use crate::report::Reporter;
 use crate::source::Source;
 use crate::tokens::TokenSink;
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, bail};
-use codec_core::Codes;
+use codec_core::{Codec, Codes};
 use codec_io::tokens::{EXTENSION, TokenHeader, Totals};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ use std::process::ExitCode;
   codec tokenize speech.mp3                          writes speech.nac
   codec tokenize speech.wav -o out.nac --bitrate 6   6 kbit/s or the next below
   codec tokenize corpus/ -o codes/ -m encodec_24khz  a tree of files, resumable
+  codec tokenize song.flac -m dac_44khz --each-channel
   arecord -t wav | codec tokenize - -o - > live.nac  a stream")]
 pub(crate) struct Args {
     /// Audio files, folders, or `-`.
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     rate: RateArgs,
+    #[command(flatten)]
+    channels: ChannelArgs,
     /// Write outputs anew that are already there.
     #[arg(short, long)]
     force: bool,
@@ -58,12 +61,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
-    let n_codebooks = args.rate.n_codebooks(model.codec.info())?;
     Ok(for_each(&jobs, &reporter, |job| {
         if !args.force && is_there(&job.output) {
             return skip::<Done>(job, &reporter);
         }
-        let done = tokenize(job, args, &model, n_codebooks, &reporter)?;
+        let done = tokenize(job, args, &model, &reporter)?;
         let text = format!(
             "{} -> {}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
             job.input, job.output, done.seconds, done.n_frames, done.n_codebooks, done.kbps
@@ -72,16 +74,18 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     }))
 }
 
-fn tokenize(job: &Job, args: &Args, model: &Model, n_codebooks: usize, reporter: &Reporter) -> Result<Done> {
-    let info = model.codec.info();
-    let mut source = Source::open(&job.input, Some(info.audio), reporter)?;
+fn tokenize(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Result<Done> {
+    let mut source = Source::open(&job.input, |from| args.channels.spec(model, from), reporter)?;
+    let codec = model.for_channels(source.to().channels)?;
+    let info = codec.info();
+    let n_codebooks = args.rate.n_codebooks(info, model.n_streams(codec.as_ref()))?;
     let mut header = TokenHeader::new(info, n_codebooks, model.sha256, source.from())?;
     for (key, value) in &args.tags {
         header = header.with_tag(key, value);
     }
     let mut sink = TokenSink::create(&job.output, header)?;
     let mut n_frames = 0;
-    let n_samples = encode(model, n_codebooks, &mut source, |codes| {
+    let n_samples = encode(codec.as_ref(), n_codebooks, &mut source, |codes| {
         n_frames += codes.n_frames() as u64;
         sink.push(codes)
     })
@@ -104,12 +108,12 @@ fn tokenize(job: &Job, args: &Args, model: &Model, n_codebooks: usize, reporter:
 
 /// Codes a whole source, piece by piece; returns the samples that went into the codec.
 fn encode(
-    model: &Model,
+    codec: &dyn Codec,
     n_codebooks: usize,
     source: &mut Source,
     mut sink: impl FnMut(&Codes) -> Result<()>,
 ) -> Result<u64> {
-    let mut encoder = model.codec.encoder(n_codebooks)?;
+    let mut encoder = codec.encoder(n_codebooks)?;
     let mut n_samples = 0;
     while let Some(piece) = source.read()? {
         n_samples += piece.n_samples() as u64;
