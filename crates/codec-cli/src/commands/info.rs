@@ -8,7 +8,7 @@ use crate::report::Reporter;
 use crate::tokens::open;
 use anyhow::{Context, Result};
 use codec_core::CodecInfo;
-use codec_io::tokens::{self, CodeStats, TokenHeader, Totals};
+use codec_io::tokens::{self, CodeStats, TokenHeader, Totals, WeightsHash};
 use serde::Serialize;
 use std::fmt::Write;
 use std::io::Read;
@@ -239,7 +239,8 @@ fn describe(outcome: &Outcome) -> String {
         let _ = write!(text, "\n  {name:<12}{value}");
     };
     line("model", format!("{} ({})", outcome.model, outcome.family));
-    line("weights", outcome.weights_sha256.clone());
+    let unknown = outcome.weights_sha256 == WeightsHash::UNKNOWN.to_string();
+    line("weights", if unknown { "not known".to_owned() } else { outcome.weights_sha256.clone() });
     line(
         "audio",
         format!("{} Hz, {} channel(s), {:.3} s", outcome.sample_rate, outcome.channels, outcome.seconds),

@@ -162,7 +162,9 @@ fn named(names: &[String]) -> Result<Vec<&'static ModelCard>> {
 }
 
 fn list(store: &Store, reporter: &Reporter) -> Result<()> {
-    for card in cards() {
+    let mut sorted: Vec<&ModelCard> = cards().iter().collect();
+    sorted.sort_by_key(|card| &card.name);
+    for card in sorted {
         let listed = listed(card, store)?;
         let text = || {
             let rates = match listed.kbps.as_slice() {
@@ -171,7 +173,7 @@ fn list(store: &Store, reporter: &Reporter) -> Result<()> {
                 [first, .., last] => format!("{first:.2} to {last:.2} kbit/s"),
             };
             format!(
-                "{}{:<22}{:<16}{:>6.1} kHz  {:<22}{:<14}{}",
+                "{}{:<24}{:<14}{:>6.1} kHz  {:<22}{:<14}{}",
                 if listed.folder.is_some() { "* " } else { "  " },
                 listed.name,
                 listed.family,
