@@ -140,6 +140,27 @@ fn licences_are_told_and_asked_for() {
 }
 
 #[test]
+fn the_proxies_of_the_environment_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Server::start();
+    for name in ["config.json", "model.safetensors"] {
+        proxy.on(&format!("/{REPOSITORY}/resolve/main/{name}"), &[Reply::File(tiny(name))]);
+    }
+    let hub = support::nobody();
+    let run = |endpoint: &str, no_proxy: &str, more: &[&str]| {
+        let mut command = codec(folder.path(), endpoint);
+        command.env("HTTP_PROXY", &proxy.url).env("NO_PROXY", no_proxy);
+        ok(command.args(["models", "pull", MODEL]).args(more).output().unwrap())
+    };
+    let n_tunnels = || proxy.requests().iter().filter(|it| it.path.starts_with("CONNECT ")).count();
+    run(&hub, "hub.example", &[]);
+    assert_eq!(n_tunnels(), 2);
+    // A host that is named there is asked itself.
+    run(&proxy.url, "127.0.0.1", &["--force"]);
+    assert_eq!((n_tunnels(), proxy.requests().len()), (2, 2 + 4));
+}
+
+#[test]
 fn a_hub_that_does_not_answer_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let offline = codec(folder.path(), "http://127.0.0.1:9")

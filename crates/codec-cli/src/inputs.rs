@@ -1,7 +1,8 @@
 //! Which files a command works on and where each result goes.
 
 use anyhow::{Context, Result, bail};
-use std::collections::{BTreeMap, HashMap};
+use codec_io::atomic::remove_stale;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
@@ -107,6 +108,16 @@ pub(crate) fn pair(inputs: &[PathBuf], output: Option<&Path>, kinds: Kinds<'_>) 
             }
         }
         jobs.push(Job { input, output: target });
+    }
+    let folder_of = |job: &Job| match &job.output {
+        Place::File(path) => path.parent().map(Path::to_path_buf),
+        Place::Std => None,
+    };
+    let folders: BTreeSet<PathBuf> = jobs.iter().filter_map(folder_of).collect();
+    for folder in &folders {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let n_removed = remove_stale(folder);
+        tracing::debug!(folder = %folder.display(), n_removed, "looked for what killed runs left");
     }
     Ok(jobs)
 }

@@ -3,13 +3,20 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::{Builder, NamedTempFile};
+
+/// Names of temporary files start and end so.
+const PREFIX: &str = ".codec-";
+const SUFFIX: &str = ".tmp";
+/// A temporary file is locked right after it was made; until then its age protects it.
+const MIN_STALE_AGE: Duration = Duration::from_secs(60);
 
 /// A file that is written beside its final place and moved there by [`AtomicFile::commit`].
 ///
 /// Whatever happens before the commit, an error, a drop or a killed process, leaves the final
 /// name as it was. A drop also removes the temporary file; a killed process leaves it behind as
-/// `.codec-*.tmp`. Writes are buffered.
+/// `.codec-*.tmp`, which [`remove_stale`] removes. Writes are buffered.
 ///
 /// A path that names something other than a regular file, such as `/dev/null` or a FIFO, is
 /// written in place: to rename over a device would destroy it.
@@ -60,11 +67,14 @@ impl AtomicFile {
         };
         // Not derived from the file's name: that one may already be as long as names can be.
         let mut builder = Builder::new();
-        builder.prefix(".codec-").suffix(".tmp");
+        builder.prefix(PREFIX).suffix(SUFFIX);
         if let Some(permissions) = usual_permissions(&path) {
             builder.permissions(permissions);
         }
-        let temporary = BufWriter::new(builder.tempfile_in(&folder)?);
+        let temporary = builder.tempfile_in(&folder)?;
+        // The lock goes with the process. Where a file system has none, the file is never taken for stale.
+        drop(temporary.as_file().try_lock());
+        let temporary = BufWriter::new(temporary);
         Ok(Self { sink: Sink::Beside { temporary, folder, path } })
     }
 
@@ -84,6 +94,27 @@ impl AtomicFile {
             Sink::InPlace(mut file) => file.flush(),
         }
     }
+}
+
+/// Removes the temporary files in a folder that dead processes have left there; returns how many.
+///
+/// A living process holds a lock on each of its own. What cannot be looked at is left alone.
+pub fn remove_stale(folder: &Path) -> usize {
+    let mut n_removed = 0;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        if is_ours && is_stale(&entry.path()).unwrap_or(false) && fs::remove_file(entry.path()).is_ok() {
+            n_removed += 1;
+        }
+    }
+    n_removed
+}
+
+fn is_stale(path: &Path) -> io::Result<bool> {
+    let found = fs::symlink_metadata(path)?;
+    let is_old = found.modified()?.elapsed().is_ok_and(|age| age >= MIN_STALE_AGE);
+    Ok(found.is_file() && is_old && OpenOptions::new().write(true).open(path)?.try_lock().is_ok())
 }
 
 impl Write for AtomicFile {
@@ -182,6 +213,28 @@ mod tests {
         file.commit().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"abcd");
         assert_eq!(names(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn what_dead_processes_left_is_removed_and_what_is_in_use_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - 2 * MIN_STALE_AGE;
+        let make = |name: &str, modified| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(modified).unwrap();
+        };
+        make(".codec-dead.tmp", old);
+        make(".codec-young.tmp", std::time::SystemTime::now());
+        make("codec-other.tmp", old);
+        let used = AtomicFile::create(folder.path().join("out")).unwrap();
+        let Sink::Beside { temporary, .. } = &used.sink else { panic!("not beside") };
+        temporary.get_ref().as_file().set_modified(old).unwrap();
+        assert_eq!(remove_stale(folder.path()), 1);
+        assert!(!folder.path().join(".codec-dead.tmp").exists());
+        assert_eq!(names(folder.path()).len(), 3);
+        used.commit().unwrap();
+        assert_eq!(remove_stale(folder.path()), 0);
+        assert_eq!(remove_stale(&folder.path().join("nowhere")), 0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(crate) enum Reply {
     HangUp,
 }
 
-/// A request as it came.
+/// A request as it came; that for a tunnel has its first line for a path.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) path: String,
@@ -42,6 +42,12 @@ struct Shared {
     /// The replies to the next requests; the last one stays.
     replies: Mutex<BTreeMap<String, Vec<Reply>>>,
     requests: Mutex<Vec<Request>>,
+}
+
+impl Shared {
+    fn note(&self, request: Request) {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    }
 }
 
 impl Server {
@@ -81,22 +87,18 @@ pub(crate) fn nobody() -> String {
 }
 
 fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let first = lines.next().ok_or(std::io::ErrorKind::UnexpectedEof)??;
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut headers = BTreeMap::new();
-    for line in lines {
-        let line = line?;
-        let Some((name, value)) = line.split_once(": ") else { break };
-        headers.insert(name.to_lowercase(), value.to_owned());
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let (mut first, mut headers) = head(&mut reader)?;
+    if first.starts_with("CONNECT ") {
+        // As a proxy it is every server that it is asked for.
+        shared.note(Request { path: first.clone(), headers });
+        stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+        (first, headers) = head(&mut reader)?;
     }
+    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
     let range = headers.get("range").cloned();
     let if_range = headers.get("if-range").cloned();
-    shared
-        .requests
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(Request { path: path.clone(), headers });
+    shared.note(Request { path: path.clone(), headers });
     let reply = {
         let mut replies = shared.replies.lock().unwrap_or_else(PoisonError::into_inner);
         match replies.get_mut(&path) {
@@ -128,6 +130,19 @@ fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             send(&mut stream, &bytes, range.as_deref(), if_range.as_deref(), after, head)
         }
     }
+}
+
+/// The first line of a request, and its headers.
+fn head(reader: &mut impl BufRead) -> std::io::Result<(String, BTreeMap<String, String>)> {
+    let mut lines = reader.lines();
+    let first = lines.next().ok_or(std::io::ErrorKind::UnexpectedEof)??;
+    let mut headers = BTreeMap::new();
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(": ") else { break };
+        headers.insert(name.to_lowercase(), value.to_owned());
+    }
+    Ok((first, headers))
 }
 
 /// The tag of a version of a file.
