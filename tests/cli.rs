@@ -174,7 +174,7 @@ fn the_channels_of_a_file_are_coded_by_themselves_when_asked() {
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(json(&output)[0]["n_codebooks"], 2);
-    let mut reader = codec_io::AudioReader::open(&path("b.wav")).unwrap();
+    let mut reader = codec_io::AudioReader::open(path("b.wav")).unwrap();
     assert_eq!((reader.spec().channels, reader.n_samples()), (2, Some(14_400)));
     let audio = reader.read().unwrap().unwrap();
     assert_ne!(audio.channel(0), audio.channel(1));
