@@ -443,10 +443,10 @@ fn files_of_other_programs_are_taken_and_given() {
     assert_eq!(json(&output)[0]["model"], "dac_44khz");
     let output = import("windows.dac", &[], "d.nac");
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("2 channel(s) in 3 window(s)"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("3 windows"), "{}", stderr(&output));
     let output = import("windows.dac", &["--split"], "d.nac");
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(names(&path("d")).len(), 6);
+    assert_eq!(names(&path("d")), ["00000.nac", "00001.nac", "00002.nac"]);
     let whole = run(&["verify".as_ref(), dir.path().as_os_str()]);
     assert!(whole.status.success(), "{}", stderr(&whole));
     let wrong = import("causal.ecdc", &["-m", "dac_44khz"], "e.nac");

@@ -18,21 +18,30 @@ pub struct PerChannel<'a> {
     info: CodecInfo,
 }
 
-impl<'a> PerChannel<'a> {
-    /// Takes a mono codec and the number of channels.
+impl CodecInfo {
+    /// What the codec is when every one of `channels` channels is coded by itself, see [`PerChannel`].
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the codec is not mono or codes in segments, [`Error::Range`] for no channel
     /// or more codebooks than a layout may have.
-    pub fn new(inner: &'a dyn Codec, channels: u16) -> Result<Self> {
-        let of_inner = inner.info();
-        if of_inner.audio.channels != 1 || of_inner.segment.is_some() {
-            let left = format!("{} of {}", of_inner.model, of_inner.audio);
+    pub fn per_channel(&self, channels: u16) -> Result<Self> {
+        if self.audio.channels != 1 || self.segment.is_some() {
+            let left = format!("{} of {}", self.model, self.audio);
             return Err(Error::Mismatch { what: "codec", left, right: "mono without segments".to_owned() });
         }
-        let codebooks = of_inner.layout.codebooks().iter();
+        let codebooks = self.layout.codebooks().iter();
         let layout = CodeLayout::new(codebooks.flat_map(|c| vec![*c; channels.into()]).collect())?;
-        let info = CodecInfo { audio: AudioSpec { channels, ..of_inner.audio }, layout, ..of_inner.clone() };
+        Ok(Self { audio: AudioSpec { channels, ..self.audio }, layout, ..self.clone() })
+    }
+}
+
+impl<'a> PerChannel<'a> {
+    /// Takes a mono codec and the number of channels.
+    ///
+    /// # Errors
+    /// As [`CodecInfo::per_channel`].
+    pub fn new(inner: &'a dyn Codec, channels: u16) -> Result<Self> {
+        let info = inner.info().per_channel(channels)?;
         Ok(Self { inner, info })
     }
 

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise")]
 
-use codec_core::{AudioSpec, CodeLayout, Codes};
+use codec_core::{AudioSpec, CodeLayout, CodecInfo, Codes};
 use codec_io::Error;
 use codec_io::exchange::dac::DacFile;
 use codec_io::exchange::ecdc::{EcdcReader, EcdcWriter};
@@ -156,10 +156,17 @@ fn damaged_ecdc_files_are_refused_with_a_reason() {
     assert!(read_ecdc(&bytes).unwrap_err().to_string().contains("scale"));
 }
 
-const HOP: u32 = 512;
-
-fn dac_layout() -> CodeLayout {
-    CodeLayout::uniform(9, 1024).unwrap()
+/// A model of that name, with codes like those of DAC at 44.1 kHz.
+fn dac(model: &str, sample_rate: u32, n_codebooks: usize, size: u32) -> CodecInfo {
+    CodecInfo {
+        model: model.into(),
+        family: "dac",
+        audio: AudioSpec { sample_rate, channels: 1 },
+        hop_length: 512,
+        delays: Default::default(),
+        segment: None,
+        layout: CodeLayout::uniform(n_codebooks, size).unwrap(),
+    }
 }
 
 #[test]
@@ -168,34 +175,34 @@ fn a_dac_file_that_was_coded_at_once_is_one_clip() {
     assert_eq!((file.n_channels(), file.n_codebooks(), file.sample_rate), (1, 9, 44_100));
     assert_eq!((file.original_length, file.input_db.as_slice(), file.padding), (6_000, &[-23.5][..], true));
     assert_eq!(file.likely_model(), Some("dac_44khz"));
-    let clips = file.clips("mine", &dac_layout(), HOP, 44_100).unwrap();
+    let clips = file.clips(&dac("mine", 44_100, 9, 1024)).unwrap();
     assert_eq!(clips.len(), 1);
     assert_eq!((clips[0].start_trim, clips[0].n_samples), (0, 6_000));
     let rows: Vec<Vec<u32>> = clips[0].codes.rows().map(<[u32]>::to_vec).collect();
     assert_eq!(rows, self::rows("whole.dac.safetensors"));
     // The codes may have been made of audio at another rate; then the audio is shorter or longer.
-    assert_eq!(file.clips("mine", &dac_layout(), HOP, 22_050).unwrap()[0].n_samples, 3_000);
-    assert!(file.clips("mine", &CodeLayout::uniform(8, 1024).unwrap(), HOP, 44_100).is_err());
-    assert!(file.clips("mine", &CodeLayout::uniform(9, 512).unwrap(), HOP, 44_100).is_err());
+    assert_eq!(file.clips(&dac("mine", 22_050, 9, 1024)).unwrap()[0].n_samples, 3_000);
+    assert!(file.clips(&dac("mine", 44_100, 8, 1024)).is_err());
+    assert!(file.clips(&dac("mine", 44_100, 9, 512)).is_err());
 }
 
 #[test]
-fn windows_and_channels_of_a_dac_file_are_clips_that_follow_one_another() {
+fn windows_of_a_dac_file_are_clips_that_follow_one_another() {
     let file = DacFile::read(vector("windows.dac").as_slice()).unwrap();
-    let clips = file.clips("dac_44khz", &dac_layout(), HOP, 44_100).unwrap();
+    let clips = file.clips(&dac("dac_44khz", 44_100, 9, 1024)).unwrap();
     let rows = rows("windows.dac.safetensors");
-    assert_eq!(clips.len(), 2 * 3);
     // 65,536 samples at 48 kHz are 60,211 at 44.1 kHz; a window of 72 frames stands for 28,522.
     let lengths: Vec<u64> = clips.iter().map(|clip| clip.n_samples).collect();
-    assert_eq!(lengths, [28_522, 28_522, 3_167, 28_522, 28_522, 3_167]);
-    for clip in &clips {
-        assert_eq!((clip.start_trim, clip.codes.n_frames()), (4_171, 72));
-        for (row, k) in clip.codes.rows().zip(0..) {
-            let frames = clip.window_idx * 72..(clip.window_idx + 1) * 72;
-            assert_eq!(row, &rows[clip.channel_idx * 9 + k][frames]);
+    assert_eq!(lengths, [28_522, 28_522, 3_167]);
+    for (window_idx, clip) in clips.iter().enumerate() {
+        assert_eq!((clip.start_trim, clip.codes.n_codebooks(), clip.codes.n_frames()), (4_171, 2 * 9, 72));
+        let frames = window_idx * 72..(window_idx + 1) * 72;
+        for (codebook_idx, row) in clip.codes.rows().enumerate() {
+            // The vector has one channel after the other, the clip one codebook after the other.
+            assert_eq!(row, &rows[codebook_idx % 2 * 9 + codebook_idx / 2][frames.clone()]);
         }
     }
-    assert!(matches!(file.clips("mine", &dac_layout(), HOP, 44_100), Err(Error::Unsupported { .. })));
+    assert!(matches!(file.clips(&dac("mine", 44_100, 9, 1024)), Err(Error::Unsupported { .. })));
 }
 
 /// xorshift64*
@@ -232,7 +239,7 @@ fn damaged_dac_and_ecdc_files_never_panic() {
             }
             let read = DacFile::read(bytes.as_slice());
             if let Ok(file) = &read {
-                drop(file.clips("dac_44khz", &dac_layout(), HOP, 44_100));
+                drop(file.clips(&dac("dac_44khz", 44_100, 9, 1024)));
             }
             let is_read = read.is_ok() || read_ecdc(&bytes).is_ok();
             n_refused += usize::from(!is_read);
@@ -278,7 +285,7 @@ fn strided_codebooks_have_an_array_each() {
     let codes =
         Codes::new(layout.clone(), vec![vec![69_999, 1], vec![1, 2, 3, 4], (0..8).collect()]).unwrap();
     assert!(matches!(write_npy(Vec::new(), &codes), Err(Error::Unsupported { .. })));
-    let info = codec_core::CodecInfo {
+    let info = CodecInfo {
         model: "toy".into(),
         family: "none",
         audio: AudioSpec { sample_rate: 16_000, channels: 1 },

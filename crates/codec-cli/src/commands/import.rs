@@ -25,7 +25,7 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   codec import song.ecdc                       writes song.nac
   codec import old/ -o codes/                  a tree of files
-  codec import song.dac -m dac_44khz --split   a file per channel and window, in song/")]
+  codec import song.dac -m dac_44khz --split   a file per window, in song/")]
 pub(crate) struct Args {
     /// Files, folders, or `-`.
     #[arg(required = true)]
@@ -37,8 +37,8 @@ pub(crate) struct Args {
     /// that an .ecdc file names, or that has as many codebooks as a .dac file].
     #[arg(short, long, value_name = "NAME|PATH")]
     model: Option<String>,
-    /// Write what is decoded apart to files of their own, in a folder named after the input: the channels
-    /// and windows of a .dac file.
+    /// Write what is decoded apart to files of its own, in a folder named after the output: the windows of
+    /// a .dac file.
     #[arg(long)]
     split: bool,
     /// Write outputs anew that are already there.
@@ -135,40 +135,36 @@ fn import_dac(file: &DacFile, output: &Place, args: &Args, reporter: &Reporter) 
             file.n_codebooks()
         );
     };
-    let (info, weights) = identify(args.model.as_deref(), name, None, reporter)?;
-    let clips = file.clips(&info.model, &info.layout, info.hop_length, info.audio.sample_rate)?;
-    // Channels were coded apart, so a clip has one.
+    let (model, weights) = identify(args.model.as_deref(), name, None, reporter)?;
+    let clips = file.clips(&model)?;
+    // Every channel was coded by itself.
+    let info = model.per_channel(u16::try_from(file.n_channels())?)?;
     let source = AudioSpec { sample_rate: file.sample_rate, channels: info.audio.channels };
-    let n_codebooks = file.n_codebooks();
-    let write = |clip: &Clip, place: &Place| -> Result<()> {
+    let n_codebooks = file.n_codebooks() * file.n_channels();
+    let loudness: Vec<String> = file.input_db.iter().map(f32::to_string).collect();
+    let write = |window_idx: usize, clip: &Clip, place: &Place| -> Result<()> {
         let mut header = TokenHeader::new(&info, n_codebooks, weights, source)?;
         header.start_trim = clip.start_trim;
-        if let Some(loudness) = file.input_db.get(clip.channel_idx).or(file.input_db.first()) {
-            header = header.with_tag("input_db", loudness.to_string());
-        }
+        header = header.with_tag("input_db", loudness.join(","));
+        let mut source_samples = file.original_length;
         if clips.len() > 1 {
-            let [channel, window] = [clip.channel_idx, clip.window_idx].map(|idx| idx.to_string());
-            header = header.with_tag("channel", channel).with_tag("window", window);
+            source_samples = header.to_source_samples(clip.n_samples);
+            header = header.with_tag("window", window_idx.to_string());
         }
-        let scaled = header.to_source_samples(clip.n_samples);
-        let source_samples = if clips.len() > 1 { scaled } else { file.original_length };
         let mut sink = TokenSink::create(place, header)?;
         sink.push(&clip.codes)?;
         sink.finish(Totals { n_samples: clip.n_samples, source_samples })
     };
     match (clips.as_slice(), output, args.split) {
-        ([clip], place, false) => write(clip, place)?,
+        ([clip], place, false) => write(0, clip, place)?,
         (_, _, false) => {
-            let n_windows = clips.len() / file.n_channels().max(1);
-            bail!(
-                "{} channel(s) in {n_windows} window(s) are decoded apart; --split writes each to a file of its own",
-                file.n_channels()
-            );
+            bail!("{} windows that are decoded apart; --split writes each to a file of its own", clips.len())
         }
         (_, Place::Std, true) => bail!("--split writes files, not to stdout"),
         (clips, Place::File(path), true) => {
-            for clip in clips {
-                write(clip, &Place::File(part(path, clip)))?;
+            for (window_idx, clip) in clips.iter().enumerate() {
+                let name = format!("{window_idx:05}.{EXTENSION}");
+                write(window_idx, clip, &Place::File(path.with_extension("").join(name)))?;
             }
         }
     }
@@ -179,11 +175,6 @@ fn import_dac(file: &DacFile, output: &Place, args: &Args, reporter: &Reporter) 
         model: info.model,
         n_codebooks,
     })
-}
-
-/// The file of one clip, in the folder that is named like the whole.
-fn part(path: &Path, clip: &Clip) -> PathBuf {
-    path.with_extension("").join(format!("{}-{:05}.{EXTENSION}", clip.channel_idx, clip.window_idx))
 }
 
 /// What is known of the model that made the codes, and its weights when they are at hand.

@@ -5,8 +5,8 @@
 //! model made the codes is not in it.
 //!
 //! Audio longer than a window (5 s by default) is coded window by window, each without padding, and the
-//! frames of one window do not continue those of the one before: each window, and each channel, is a clip
-//! of its own. [`DacFile::clips`] gives them with the samples that they stand for.
+//! frames of one window do not continue those of the one before: each window is a clip of its own.
+//! [`DacFile::clips`] gives them with the samples that they stand for.
 //!
 //! # Source
 //! Behaviour of descript-audio-codec 1.0.0, dac/model/base.py; numpy/lib/format.py.
@@ -18,10 +18,11 @@
 
 use super::arrays::{self, Array};
 use crate::error::{Error, Result};
-use codec_core::{CodeLayout, Codes};
+use codec_core::{CodecInfo, Codes};
 use codec_pickle::{Heap, Value};
 use std::io::Read;
 use std::ops::Range;
+use std::sync::Arc;
 
 const FORMAT: &str = "dac";
 /// A day of audio takes some 150 MB.
@@ -70,11 +71,7 @@ pub struct DacFile {
 /// Codes that are decoded on their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clip {
-    /// Which channel of the audio.
-    pub channel_idx: usize,
-    /// Which window.
-    pub window_idx: usize,
-    /// The codes.
+    /// The codes; codebook `k` of channel `c` is row `k * channels + c`.
     pub codes: Codes,
     /// Samples to drop from the start of the decoded audio.
     pub start_trim: u64,
@@ -167,57 +164,49 @@ impl DacFile {
         Some(model.name)
     }
 
-    /// The windows of all channels, each a clip that is decoded on its own, for the codes of a published
-    /// model with this layout. The clips of a channel follow one another without a gap.
+    /// The windows, each a clip that is decoded on its own, for the codes of the model that `info`
+    /// describes: that of one channel, as [`CodecInfo::per_channel`] takes it. The clips follow one another
+    /// without a gap.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when `model` is not one of the published ones and there are windows,
-    /// [`Error::Core`] when the codes do not fit the layout, [`Error::Format`] when the windows are too
+    /// [`Error::Unsupported`] when the model is not one of the published ones and there are windows,
+    /// [`Error::Core`] when the codes do not fit its layout, [`Error::Format`] when the windows are too
     /// short to have an end.
-    pub fn clips(
-        &self,
-        model: &str,
-        layout: &CodeLayout,
-        hop_length: u32,
-        sample_rate: u32,
-    ) -> Result<Vec<Clip>> {
-        let layout = layout.truncated(self.n_codebooks())?;
+    pub fn clips(&self, info: &CodecInfo) -> Result<Vec<Clip>> {
+        let n_rows = self.n_codebooks() * self.n_channels();
+        let channels = u16::try_from(self.n_channels()).unwrap_or(u16::MAX);
+        let layout = Arc::new(info.per_channel(channels)?.layout.truncated(n_rows)?);
         // As the package's resampler rounds.
-        let n_samples =
-            u128::from(self.original_length) * u128::from(sample_rate) / u128::from(self.sample_rate);
-        let n_samples = u64::try_from(n_samples).unwrap_or(u64::MAX);
+        let scaled = u128::from(self.original_length) * u128::from(info.audio.sample_rate);
+        let n_samples = u64::try_from(scaled / u128::from(self.sample_rate)).unwrap_or(u64::MAX);
+        let n_frames = self.codes.first().and_then(|rows| rows.first()).map_or(0, Vec::len);
+        let window_len = if self.padding { n_frames.max(1) } else { self.chunk_length };
         let mut clips = Vec::new();
-        for (channel_idx, rows) in self.codes.iter().enumerate() {
-            let n_frames = rows.first().map_or(0, Vec::len);
-            let window_len = if self.padding { n_frames.max(1) } else { self.chunk_length };
-            let mut start = 0;
-            for (window_idx, first) in (0..n_frames).step_by(window_len).enumerate() {
-                let frames = first..n_frames.min(first + window_len);
-                let span = self.span(model, frames.len() as u64, hop_length, sample_rate)?;
-                let length = (span.end - span.start).min(n_samples.saturating_sub(start));
-                start += length;
-                let rows = rows.iter().map(|row| row[frames.clone()].to_vec()).collect();
-                let codes = Codes::new(layout.clone(), rows)?;
-                clips.push(Clip {
-                    channel_idx,
-                    window_idx,
-                    codes,
-                    start_trim: span.start,
-                    n_samples: length,
-                });
-            }
+        let mut start = 0;
+        for first in (0..n_frames).step_by(window_len) {
+            let frames = first..n_frames.min(first.saturating_add(window_len));
+            let span = self.span(info, frames.len() as u64)?;
+            let length = (span.end - span.start).min(n_samples.saturating_sub(start));
+            start += length;
+            let row = |codebook_idx: usize| {
+                let channel = &self.codes[codebook_idx % self.n_channels()];
+                channel[codebook_idx / self.n_channels()][frames.clone()].to_vec()
+            };
+            let codes = Codes::new(Arc::clone(&layout), (0..n_rows).map(row).collect())?;
+            clips.push(Clip { codes, start_trim: span.start, n_samples: length });
         }
         Ok(clips)
     }
 
     /// Which of the samples that `n_frames` frames decode to with padding are those of a window.
-    fn span(&self, model: &str, n_frames: u64, hop_length: u32, sample_rate: u32) -> Result<Range<u64>> {
+    fn span(&self, info: &CodecInfo, n_frames: u64) -> Result<Range<u64>> {
         if self.padding {
-            return Ok(0..n_frames.saturating_mul(hop_length.into()));
+            return Ok(0..n_frames.saturating_mul(info.hop_length.into()));
         }
-        let known = MODELS.iter().find(|known| known.name == model && known.sample_rate == sample_rate);
-        let Some(known) = known else {
-            let what = format!("windows of the model `{model}`, which was not published");
+        let is_known =
+            |known: &&Model| (known.name, known.sample_rate) == (info.model.as_str(), info.audio.sample_rate);
+        let Some(known) = MODELS.iter().find(is_known) else {
+            let what = format!("windows of the model `{}`, which was not published", info.model);
             return Err(Error::Unsupported { format: FORMAT, what, offset: 0 });
         };
         unpadded_span(&known.rates, n_frames).ok_or_else(|| {
