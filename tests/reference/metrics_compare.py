@@ -258,9 +258,11 @@ class Comparison:
 
     def print(self, limits):
         passed = True
+        order = [row for row in limits if row in self.rows] + sorted(row for row in self.rows if row not in limits)
         print("| metric | pairs | largest difference | mean | 99 % below | refused by both, by us, by them |")
         print("| --- | --- | --- | --- | --- | --- |")
-        for row, found in self.rows.items():
+        for row in order:
+            found = self.rows[row]
             differences = np.sort([difference for difference, *_ in found])
             at_99 = differences[max(0, math.ceil(0.99 * len(differences)) - 1)]
             counts = ", ".join(map(str, self.refused[row]))
@@ -268,7 +270,8 @@ class Comparison:
             worst, quantile = limits.get(row, (math.inf, math.inf))
             passed &= bool(differences[-1] <= worst and at_99 <= quantile)
         print("\nfurthest apart:")
-        for row, found in self.rows.items():
+        for row in order:
+            found = self.rows[row]
             for difference, pair, ours, theirs in sorted(found, reverse=True)[:3]:
                 print(f"  {row}: {pair}: ours {ours:.6f}, theirs {theirs:.6f}, difference {difference:.1e}")
         print()
