@@ -148,7 +148,7 @@ pub(crate) fn card(name: &str) -> Result<&'static ModelCard> {
 /// Whether the files of the card of that name are on this machine.
 ///
 /// # Errors
-/// As [`card`], and when the lock file cannot be read.
+/// As [`card()`], and when the lock file cannot be read.
 pub(crate) fn is_here(name: &str) -> Result<bool> {
     Ok(store().find(card(name)?)?.is_some())
 }
