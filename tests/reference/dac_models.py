@@ -43,7 +43,7 @@ def calibrate(model, sample_rate: int, hop_length: int, seed: int, weight_type: 
             tensor.copy_(ATTENTION * torch.randn(tensor.shape, generator=generator) / tensor.shape[1] ** 0.5)
         elif "norm.weight" in name:
             tensor.copy_(uniform(tensor, 0.6, 1.4))
-    clip = make_signal(40 * hop_length, 1, sample_rate, seed + 1)[None]
+    clip = make_signal(whole(model, 40) * hop_length, 1, sample_rate, seed + 1)[None]
     latents = calibrated_run(model.encoder, clip)
     for quantizer in model.quantizer.quantizers:
         calibrated_run(quantizer.in_proj, latents)
@@ -55,6 +55,12 @@ def calibrate(model, sample_rate: int, hop_length: int, seed: int, weight_type: 
         tensor.copy_(tensor.to(weight_type).float())
     fill_codebooks(model, sample_rate, hop_length, seed + 2, weight_type)
     return model.eval()
+
+
+def whole(model, n_frames: int) -> int:
+    """At least so many frames, in whole windows where there is attention in windows."""
+    window = getattr(model, "attn_window_size", None) or 1
+    return -(-n_frames // window) * window
 
 
 def is_gain(name: str) -> bool:
@@ -115,7 +121,7 @@ def fill_codebooks(model, sample_rate, hop_length, seed, weight_type):
     # In pieces, so that a large model takes little memory.
     rows, n_frames = [], min(2 * size * max(strides), max(2 * size, MAX_FRAMES))
     while sum(latents.shape[-1] for latents in rows) < n_frames:
-        n = min(400, n_frames) * hop_length
+        n = whole(model, min(400, n_frames)) * hop_length
         rows.append(model.encoder(make_signal(n, 1, sample_rate, seed + len(rows))[None])[..., : n // hop_length])
     residual = torch.cat(rows, -1)
     residual = residual[..., : residual.shape[-1] // max(strides) * max(strides)]
