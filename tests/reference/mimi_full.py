@@ -4,10 +4,8 @@ The checkpoints of Kyutai and MLX have no configuration, as published. `moshi` c
 frame by frame; it pads a last frame in another way, so only clips of whole frames are given to it.
 """
 
-import os
 from pathlib import Path
 
-os.environ["NO_TORCH_COMPILE"] = "1"
 import torch
 from encodec_models import make_signal
 from full import AUDIO, MARGIN, Subject, Trace

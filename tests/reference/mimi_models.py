@@ -6,6 +6,8 @@ output has a healthy size, the branches of the transformers weigh as much as wha
 every codebook is filled with residuals of real encoder outputs, so that all entries are in use.
 """
 
+import os
+
 import torch
 from encodec_models import boundary_distance, make_signal
 from transformers import MimiConfig, MimiModel
@@ -213,6 +215,7 @@ def last_place(hub: dict[str, torch.Tensor]) -> int:
 
 def make_moshi(model: MimiModel):
     """The model of `moshi` with the weights of `model`."""
+    os.environ["NO_TORCH_COMPILE"] = "1"
     from moshi.models.compression import MimiModel as Moshi
     from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
     from moshi.quantization import SplitResidualVectorQuantizer
