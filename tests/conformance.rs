@@ -47,6 +47,7 @@ conformance! {
     mimi: FLOATS;
     snac: FLOATS;
     soundstream: INTEGERS;
+    speechtokenizer: FLOATS;
 }
 
 /// Compares all vectors `FAMILY_*` whose model is there.

@@ -44,7 +44,16 @@ fn repeat(
 #[test]
 fn the_memory_of_a_stream_does_not_grow() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
+    // Which of several threads are at work at a moment is chance, and so is what they need then.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(memory_of_streams)
+}
+
+fn memory_of_streams() -> Result<()> {
     for Subject { name, codec, clip } in subjects()? {
+        if codec.info().delays.algorithmic_delay.is_none() {
+            // It codes whole clips, so it holds them.
+            continue;
+        }
         let clip = clip.slice(0..clip.n_samples().min(4_000));
         // What is fetched once, such as threads, is there from then on.
         repeat(codec.as_ref(), &clip, 30, |_, _, _| Ok(()))?;

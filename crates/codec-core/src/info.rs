@@ -51,18 +51,19 @@ pub struct Segment {
     pub n_frames: u32,
 }
 
-/// What a codec waits for in the middle of a stream; where a clip starts it may be more.
+/// What a codec waits for in the middle of a stream; where a clip starts it may be more. `None` where it
+/// waits for the end of the clip.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Delays {
     /// Samples after a frame's own that the encoder needs before it can emit the frame: of the frame
     /// that waits longest.
-    pub lookahead: u32,
+    pub lookahead: Option<u32>,
     /// Frames after a frame that the decoder needs before it can emit the frame's last sample: of the
     /// frame that waits longest.
-    pub decoder_lookahead: u32,
+    pub decoder_lookahead: Option<u32>,
     /// Samples that go into the encoder from a sample on, itself included, until the decoder can emit
     /// it: of the sample that waits longest. Never less than a frame.
-    pub algorithmic_delay: u32,
+    pub algorithmic_delay: Option<u32>,
 }
 
 /// Identity, rates and layout of a codec.
@@ -74,7 +75,7 @@ pub struct Delays {
 ///     family: "encodec",
 ///     audio: AudioSpec { sample_rate: 24_000, channels: 1 },
 ///     hop_length: 320,
-///     delays: Delays { lookahead: 0, decoder_lookahead: 0, algorithmic_delay: 320 },
+///     delays: Delays { lookahead: Some(0), decoder_lookahead: Some(0), algorithmic_delay: Some(320) },
 ///     segment: None,
 ///     layout: CodeLayout::uniform(32, 1024)?,
 /// };
@@ -103,9 +104,9 @@ pub struct CodecInfo {
 }
 
 impl CodecInfo {
-    /// Seconds from a sample to its decoded one, computing time apart.
-    pub fn delay_seconds(&self) -> f64 {
-        f64::from(self.delays.algorithmic_delay) / f64::from(self.audio.sample_rate.max(1))
+    /// Seconds from a sample to its decoded one, computing time apart; `None` as in [`Delays`].
+    pub fn delay_seconds(&self) -> Option<f64> {
+        Some(f64::from(self.delays.algorithmic_delay?) / f64::from(self.audio.sample_rate.max(1)))
     }
 
     /// Frames per second of coded audio, nominal: overlap between segments is not counted.

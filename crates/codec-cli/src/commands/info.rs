@@ -52,13 +52,13 @@ struct OfModel {
 /// [`codec_core::Delays`] with the delay in seconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Waits {
-    /// Samples.
-    lookahead: u32,
-    /// Frames.
-    decoder_lookahead: u32,
-    /// Samples.
-    algorithmic_delay: u32,
-    delay_seconds: f64,
+    /// Samples; none where the encoder waits for the end of the clip.
+    lookahead: Option<u32>,
+    /// Frames; none where the decoder waits for the end of the clip.
+    decoder_lookahead: Option<u32>,
+    /// Samples; none where either of them waits.
+    algorithmic_delay: Option<u32>,
+    delay_seconds: Option<f64>,
 }
 
 impl Waits {
@@ -69,9 +69,14 @@ impl Waits {
 
     /// Lines of a description: name and value.
     fn lines(&self) -> [(&'static str, String); 2] {
-        let Self { lookahead, decoder_lookahead, algorithmic_delay, delay_seconds } = self;
-        let lookahead = format!("encoder {lookahead} samples, decoder {decoder_lookahead} frames");
-        let delay = format!("{algorithmic_delay} samples, {:.1} ms", delay_seconds * 1000.0);
+        let steps =
+            |n: Option<u32>, unit| n.map_or_else(|| "the whole clip".to_owned(), |n| format!("{n} {unit}"));
+        let (encoder, decoder) = (steps(self.lookahead, "samples"), steps(self.decoder_lookahead, "frames"));
+        let lookahead = format!("encoder {encoder}, decoder {decoder}");
+        let mut delay = steps(self.algorithmic_delay, "samples");
+        if let Some(seconds) = self.delay_seconds {
+            delay += &format!(", {:.1} ms", seconds * 1000.0);
+        }
         [("lookahead", lookahead), ("delay", delay)]
     }
 }

@@ -13,35 +13,33 @@ const MIN_FRAMES: u64 = 512;
 /// The delays of a codec with these networks.
 ///
 /// # Errors
-/// [`Error::Unsupported`] when a network waits for the end of a clip that is not cut into segments.
+/// [`Error::Config`] when one does not fit its type.
 pub(super) fn delays(info: &CodecInfo, encoder: &Net, decoder: &Net) -> Result<Delays> {
     if let Some(segment) = info.segment {
         return narrow(of_segments(segment, u64::from(info.hop_length)));
     }
     let (hop_length, block) = (u64::from(info.hop_length), u64::from(info.layout.block_frames()));
-    let waits_for_end =
-        || Error::Unsupported { what: "network", value: "that waits for the end of the clip".to_owned() };
     // Codes come in whole blocks.
     let frame_for = |sample_idx: u64| Some((decoder.last_input(sample_idx)? / block + 1) * block - 1);
-    let mut all = [0; 3];
+    let mut all = [Some(0); 3];
     for frame_idx in MIDDLE * block..MIDDLE * block + block.max(MIN_FRAMES) {
-        let one = || {
-            let end = (frame_idx + 1) * hop_length;
-            let lookahead = (encoder.last_input(frame_idx)? + 1).saturating_sub(end);
-            let decoder_lookahead = frame_for(end - 1)?.saturating_sub(frame_idx);
+        let end = (frame_idx + 1) * hop_length;
+        let lookahead = || Some((encoder.last_input(frame_idx)? + 1).saturating_sub(end));
+        let decoder_lookahead = || Some(frame_for(end - 1)?.saturating_sub(frame_idx));
+        let delay = || {
             // Of the samples that wait for this frame, the first waits longest.
             let first_idx = first(2 * end, |sample_idx| frame_for(sample_idx).is_none_or(|f| f >= frame_idx));
             let last_idx = encoder.last_input(frame_for(first_idx)?)?;
-            Some([lookahead, decoder_lookahead, (last_idx + 1).saturating_sub(first_idx)])
+            Some((last_idx + 1).saturating_sub(first_idx))
         };
-        let one = one().ok_or_else(waits_for_end)?;
-        all = std::array::from_fn(|i| all[i].max(one[i]));
+        let one = [lookahead(), decoder_lookahead(), delay()];
+        all = std::array::from_fn(|i| Some(all[i]?.max(one[i]?)));
     }
     narrow(all)
 }
 
 /// The delays when audio is coded in segments, each of which waits for its end.
-fn of_segments(segment: Segment, hop_length: u64) -> [u64; 3] {
+fn of_segments(segment: Segment, hop_length: u64) -> [Option<u64>; 3] {
     let Segment { n_samples, stride, n_frames } = segment;
     let [n_samples, stride, n_frames] = [n_samples, stride, n_frames].map(u64::from);
     let decoder_lookahead = |frame_idx: u64| {
@@ -51,7 +49,7 @@ fn of_segments(segment: Segment, hop_length: u64) -> [u64; 3] {
         (n_segments * n_frames - 1).saturating_sub(frame_idx)
     };
     let longest = (0..n_frames).map(decoder_lookahead).max().unwrap_or(0);
-    [n_samples.saturating_sub(hop_length), longest, n_samples]
+    [n_samples.saturating_sub(hop_length), longest, n_samples].map(Some)
 }
 
 /// The first index below `end` from which on `is_reached` holds; `end` if there is none.
@@ -68,13 +66,16 @@ fn first(end: u64, is_reached: impl Fn(u64) -> bool) -> u64 {
     low
 }
 
-fn narrow(delays: [u64; 3]) -> Result<Delays> {
-    let too_long = |_| Error::Config { field: "kernel_size", why: "a delay is too long".to_owned() };
-    let [lookahead, decoder_lookahead, algorithmic_delay] = delays.map(u32::try_from);
+fn narrow(delays: [Option<u64>; 3]) -> Result<Delays> {
+    let narrow = |delay: Option<u64>| {
+        let delay = delay.map(u32::try_from).transpose();
+        delay.map_err(|_| Error::config("kernel_size", "a delay is too long"))
+    };
+    let [lookahead, decoder_lookahead, algorithmic_delay] = delays.map(narrow);
     Ok(Delays {
-        lookahead: lookahead.map_err(too_long)?,
-        decoder_lookahead: decoder_lookahead.map_err(too_long)?,
-        algorithmic_delay: algorithmic_delay.map_err(too_long)?,
+        lookahead: lookahead?,
+        decoder_lookahead: decoder_lookahead?,
+        algorithmic_delay: algorithmic_delay?,
     })
 }
 
@@ -113,7 +114,7 @@ mod tests {
         let encoder = vec![conv(10, 4, 3)];
         let up = ConvTranspose1d::new(&zeros(&[1, 1, 8]), None, 4, 2, 2).unwrap();
         let decoder = vec![DynLayer::new(up)];
-        let want = Delays { lookahead: 3, decoder_lookahead: 1, algorithmic_delay: 9 };
+        let want = Delays { lookahead: Some(3), decoder_lookahead: Some(1), algorithmic_delay: Some(9) };
         // Sample 2 of a frame is the first to wait for the next one: 2 and 4 more, and 3.
         assert_eq!(delays(&info(4, 1), &encoder, &decoder).unwrap(), want);
     }
@@ -122,7 +123,7 @@ mod tests {
     fn strided_codebooks_wait_for_whole_blocks() {
         let encoder = vec![conv(2, 2, 0), DynLayer::new(WholeBlocks { len: 4 })];
         let up = ConvTranspose1d::new(&zeros(&[1, 1, 2]), None, 2, 0, 0).unwrap();
-        let want = Delays { lookahead: 6, decoder_lookahead: 3, algorithmic_delay: 8 };
+        let want = Delays { lookahead: Some(6), decoder_lookahead: Some(3), algorithmic_delay: Some(8) };
         assert_eq!(delays(&info(2, 4), &encoder, &vec![DynLayer::new(up)]).unwrap(), want);
     }
 
@@ -130,16 +131,18 @@ mod tests {
     fn segments_wait_for_their_end_and_in_the_overlap_for_the_next() {
         let published = Segment { n_samples: 48_000, stride: 47_520, n_frames: 150 };
         // The overlap begins within frame 148, which waits for frame 299.
-        assert_eq!(of_segments(published, 320), [47_680, 151, 48_000]);
+        assert_eq!(of_segments(published, 320), [47_680, 151, 48_000].map(Some));
         let apart = Segment { n_samples: 40, stride: 40, n_frames: 5 };
-        assert_eq!(of_segments(apart, 8), [32, 4, 40]);
+        assert_eq!(of_segments(apart, 8), [32, 4, 40].map(Some));
     }
 
     #[test]
-    fn a_network_without_an_end_is_refused() {
-        let norm = GroupNorm::new(1, zeros(&[1]), zeros(&[1]), 1e-5).unwrap();
-        let net = vec![DynLayer::new(norm)];
-        let error = delays(&info(1, 1), &net, &Vec::new()).unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    fn who_waits_for_the_end_of_the_clip_has_no_delay() {
+        let norm = || vec![DynLayer::new(GroupNorm::new(1, zeros(&[1]), zeros(&[1]), 1e-5).unwrap())];
+        let up = || vec![DynLayer::new(ConvTranspose1d::new(&zeros(&[1, 1, 8]), None, 4, 2, 2).unwrap())];
+        let want = Delays { lookahead: None, decoder_lookahead: Some(1), algorithmic_delay: None };
+        assert_eq!(delays(&info(4, 1), &norm(), &up()).unwrap(), want);
+        let want = Delays { lookahead: Some(3), decoder_lookahead: None, algorithmic_delay: None };
+        assert_eq!(delays(&info(4, 1), &vec![conv(10, 4, 3)], &norm()).unwrap(), want);
     }
 }

@@ -86,7 +86,7 @@ impl NetCodec {
     /// Puts a codec together; the delays in `info` are those of the networks, whatever it says.
     ///
     /// # Errors
-    /// [`crate::Error::Unsupported`] when a network gives nothing before the end of the clip.
+    /// [`crate::Error::Config`] when a delay does not fit its type.
     pub(crate) fn new(
         mut info: CodecInfo,
         encoder: Net,

@@ -389,6 +389,8 @@ impl Config {
             dilation_growth: self.dilation_growth_rate,
             compress: self.compress,
             n_lstm_layers: 0,
+            bidirectional: false,
+            snake: false,
             causal: true,
             trim_right_ratio: self.trim_right_ratio,
             fill: fill(&self.pad_mode)?,

@@ -5,6 +5,7 @@ mod encodec;
 mod mimi;
 mod snac;
 mod soundstream;
+mod speechtokenizer;
 
 use crate::error::Result;
 use crate::weights::Checkpoint;
@@ -28,7 +29,7 @@ pub struct Family {
 
 /// All families, in the order in which they are tried.
 pub const FAMILIES: &[Family] =
-    &[dac::FAMILY, encodec::FAMILY, mimi::FAMILY, snac::FAMILY, soundstream::FAMILY];
+    &[dac::FAMILY, encodec::FAMILY, mimi::FAMILY, snac::FAMILY, soundstream::FAMILY, speechtokenizer::FAMILY];
 
 /// A codec and the identity of the weights that it was made from.
 #[derive(Debug)]

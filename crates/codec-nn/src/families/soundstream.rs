@@ -198,7 +198,7 @@ mod tests {
     fn the_files_say_what_the_codec_is() {
         let codec = tiny();
         let info = codec.info();
-        assert_eq!((info.hop_length, info.delays.lookahead, info.audio.channels), (16, 0, 1));
+        assert_eq!((info.hop_length, info.delays.lookahead, info.audio.channels), (16, Some(0), 1));
         assert_eq!((info.layout.n_codebooks(), info.layout.codebooks()[5].size), (6, 16));
         assert_eq!(info.bitrate(6).unwrap().to_f64(), 24_000.0);
     }

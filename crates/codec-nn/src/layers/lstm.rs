@@ -1,5 +1,6 @@
 //! Long short-term memory.
 
+use super::steps::join;
 use super::{Chunk, Layer};
 use crate::ops::{Filter, Form, Geometry, Recurrent};
 use crate::{Error, Result, ops};
@@ -62,6 +63,62 @@ impl Layer for Lstm {
             *states = self.init();
         }
         Ok(Chunk { steps, end })
+    }
+}
+
+/// Layers of LSTM in both directions; what they give of a step stands side by side, the forward one first.
+///
+/// The backward direction begins with the last step, so nothing comes before the end mark and then all: the
+/// state holds the whole clip.
+///
+/// # Source
+/// Schuster and Paliwal 1997, "Bidirectional recurrent neural networks", as `torch.nn.LSTM` states it.
+#[derive(Debug)]
+pub struct BiLstm {
+    /// Forward and backward.
+    layers: Vec<[Cell; 2]>,
+}
+
+impl BiLstm {
+    /// Takes the weights of the layers, forward and backward, the first that sees the input first.
+    ///
+    /// # Errors
+    /// As [`Lstm::new`].
+    pub fn new(layers: Vec<[LstmWeights; 2]>) -> Result<Self> {
+        if layers.is_empty() {
+            return Err(Error::Config { field: "n_layers", why: "an LSTM needs one".into() });
+        }
+        let cells = |[forward, backward]: [LstmWeights; 2]| Ok([Cell::new(forward)?, Cell::new(backward)?]);
+        Ok(Self { layers: layers.into_iter().map(cells).collect::<Result<_>>()? })
+    }
+}
+
+impl Layer for BiLstm {
+    type State = Vec<Tensor>;
+
+    fn init(&self) -> Self::State {
+        Vec::new()
+    }
+
+    fn step(&self, clip: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
+        let Chunk { steps, end } = chunk.normalized();
+        clip.extend(steps);
+        if !end {
+            return Ok(Chunk { steps: None, end });
+        }
+        Chunk { steps: join(&std::mem::take(clip))?, end }.map_steps(|mut xs| {
+            let reversed = |xs: &Tensor| xs.contiguous()?.flip(&[1]);
+            for [forward, backward] in &self.layers {
+                let (ys, _) = forward.run(&xs, None)?;
+                let (zs, _) = backward.run(&reversed(&xs)?, None)?;
+                xs = Tensor::cat(&[ys, reversed(&zs)?], 2)?;
+            }
+            Ok(xs)
+        })
+    }
+
+    fn last_input(&self, _: u64) -> Option<u64> {
+        None
     }
 }
 
@@ -176,6 +233,28 @@ mod tests {
         assert_close("lstm", &values(&got), &want, 1e-5);
     }
 
+    #[test]
+    fn both_directions_match_the_equations() {
+        let mut rng = Rng::new(5);
+        let layers =
+            [(3, 5), (10, 5)].map(|(c_in, hidden)| [(); 2].map(|()| weights(&mut rng, c_in, hidden)));
+        let xs = rng.tensor(&[2, 40, 3]);
+        let got = BiLstm::new(layers.to_vec()).unwrap().forward(&xs).unwrap().unwrap();
+        let reversed = |xs: &[f64], width: usize| -> Vec<f64> {
+            xs.chunks_exact(width).rev().flatten().copied().collect()
+        };
+        let both = |xs: &[f64], [forward, backward]: &[LstmWeights; 2]| -> Vec<f64> {
+            let c_in = forward.input.dim(1).unwrap();
+            let (ys, zs) = (reference(xs, forward), reversed(&reference(&reversed(xs, c_in), backward), 5));
+            ys.chunks_exact(5).zip(zs.chunks_exact(5)).flat_map(|(y, z)| [y, z].concat()).collect()
+        };
+        let want: Vec<f64> = values(&xs)
+            .chunks_exact(40 * 3)
+            .flat_map(|item| both(&both(item, &layers[0]), &layers[1]))
+            .collect();
+        assert_close("bidirectional lstm", &values(&got), &want, 1e-5);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -187,6 +266,8 @@ mod tests {
             assert_streams(&Lstm::new(layers).unwrap(), &xs, &mut rng);
             let block = Residual::new(Lstm::new(vec![weights(&mut rng, c_in, c_in)]).unwrap());
             assert_streams(&block, &xs, &mut rng);
+            let both = [(); 2].map(|()| weights(&mut rng, c_in, hidden));
+            assert_streams(&BiLstm::new(vec![both]).unwrap(), &xs, &mut rng);
         }
     }
 
@@ -195,6 +276,15 @@ mod tests {
         let mut rng = Rng::new(2);
         let layer = Lstm::new(vec![weights(&mut rng, 64, 160)]).unwrap();
         assert_threads_agree(&layer, &rng.tensor(&[3, 30, 64]));
+    }
+
+    fn weights_of(flat: &[Tensor]) -> LstmWeights {
+        LstmWeights {
+            input: flat[0].clone(),
+            recurrent: flat[1].clone(),
+            input_bias: flat[2].clone(),
+            recurrent_bias: flat[3].clone(),
+        }
     }
 
     #[test]
@@ -207,13 +297,16 @@ mod tests {
             .collect();
         let xs = rng.tensor(&[2, 5, 2]);
         assert_trains(&mut rng, xs, &flat, |flat| {
-            let layer = |w: &[Tensor]| LstmWeights {
-                input: w[0].clone(),
-                recurrent: w[1].clone(),
-                input_bias: w[2].clone(),
-                recurrent_bias: w[3].clone(),
-            };
-            Lstm::new(flat.chunks_exact(4).map(layer).collect()).unwrap()
+            Lstm::new(flat.chunks_exact(4).map(weights_of).collect()).unwrap()
+        });
+        let both = [weights(&mut rng, 2, 3), weights(&mut rng, 2, 3)];
+        let flat: Vec<Tensor> = both
+            .iter()
+            .flat_map(|w| [&w.input, &w.recurrent, &w.input_bias, &w.recurrent_bias].map(Tensor::clone))
+            .collect();
+        let xs = rng.tensor(&[2, 5, 2]);
+        assert_trains(&mut rng, xs, &flat, |flat| {
+            BiLstm::new(vec![[weights_of(&flat[..4]), weights_of(&flat[4..])]]).unwrap()
         });
     }
 
@@ -224,5 +317,6 @@ mod tests {
         let bad = LstmWeights { recurrent: rng.tensor(&[12, 4]), ..good.clone() };
         assert!(matches!(Lstm::new(vec![bad]).unwrap_err(), Error::Shape { .. }));
         assert!(matches!(Lstm::new(Vec::new()).unwrap_err(), Error::Config { .. }));
+        assert!(matches!(BiLstm::new(Vec::new()).unwrap_err(), Error::Config { .. }));
     }
 }

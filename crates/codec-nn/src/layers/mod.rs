@@ -11,6 +11,7 @@
 //! | [`ConvTranspose1d`] | the inputs that reach the next outputs; outputs still to trim at the left | the remaining sums, less `trim_right` |
 //! | [`Residual`] | outputs of one branch that the other has not met yet | nothing: both branches end at the same length |
 //! | [`Lstm`] | hidden and cell state of each layer | nothing |
+//! | [`BiLstm`] | the clip | the clip's outputs |
 //! | [`Trim`] | the last `right` steps; steps still to drop at the left | drops what it holds |
 //! | [`FillBlocks`] | how much of a block has passed | zeros that complete the block |
 //! | [`WholeBlocks`] | steps of an unfinished block | nothing: a stream ends with a whole block |
@@ -54,7 +55,7 @@ pub use codec_kernels::{Heads, Unary};
 pub use conv::{Conv1d, ConvSpec, ConvState, Fill, Padding};
 pub use conv_transpose::{ConvTranspose1d, ConvTransposeState};
 pub use linear::{ChannelScale, Linear};
-pub use lstm::{Lstm, LstmWeights};
+pub use lstm::{BiLstm, Lstm, LstmWeights};
 pub use noise::Noise;
 pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use residual::{Identity, Residual, ResidualState};

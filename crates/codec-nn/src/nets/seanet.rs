@@ -8,10 +8,11 @@
 use super::numbered::Numbered;
 use crate::error::{Error, Result};
 use crate::layers::{
-    Activation, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, GroupNorm, Lstm, LstmWeights, Padding,
-    Residual, Trim,
+    Activation, BiLstm, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, GroupNorm, Layer, Lstm,
+    LstmWeights, Padding, Residual, Trim,
 };
 use crate::weights::Weights;
+use candle_core::Tensor;
 
 /// PyTorch's default, which the reference leaves in place.
 const GROUP_NORM_EPSILON: f32 = 1e-5;
@@ -39,6 +40,10 @@ pub(crate) struct Seanet {
     pub(crate) compress: usize,
     /// Layers of LSTM at the latents' rate; none for 0.
     pub(crate) n_lstm_layers: usize,
+    /// Whether the encoder's LSTM runs in both directions, over the whole clip.
+    pub(crate) bidirectional: bool,
+    /// Whether activations are Snake, with an alpha for each channel, instead of ELU.
+    pub(crate) snake: bool,
     pub(crate) causal: bool,
     /// Share of a causal transposed convolution's surplus that comes off at the right.
     pub(crate) trim_right_ratio: f64,
@@ -47,6 +52,22 @@ pub(crate) struct Seanet {
     pub(crate) conv_shortcut: bool,
     /// Whether every convolution is followed by a normalization over time and channels.
     pub(crate) group_norm: bool,
+}
+
+/// Hugging Face's name of a tensor of the original package: `encoder.model.0.conv.conv.bias` is
+/// `encoder.layers.0.conv.bias`.
+pub(crate) fn modern_name(name: &str) -> String {
+    let Some((net, rest)) = name.split_once(".model.") else {
+        return name
+            .replace("quantizer.vq.layers.", "quantizer.layers.")
+            .replace("._codebook.", ".codebook.");
+    };
+    let rest = rest
+        .replace("convtr.convtr.", "conv.")
+        .replace("convtr.norm.", "norm.")
+        .replace("conv.conv.", "conv.")
+        .replace("conv.norm.", "norm.");
+    format!("{net}.layers.{rest}")
 }
 
 /// The padding that a configuration of Hugging Face calls `pad_mode`.
@@ -110,14 +131,17 @@ impl Seanet {
         net.push(self.conv(&net.weights(), self.channels, width, self.plain(self.kernel_size))?);
         for &ratio in self.ratios.iter().rev() {
             self.push_residuals(&mut net, width)?;
-            net.push(elu());
+            net.push(self.activation(&net.weights(), width)?);
             net.push(self.conv(&net.weights(), width, 2 * width, self.down(ratio))?);
             width *= 2;
         }
-        if self.n_lstm_layers > 0 {
+        if self.n_lstm_layers > 0 && self.bidirectional {
+            net.push(self.bidirectional_lstm(&net.weights(), width)?);
+            width *= 2;
+        } else if self.n_lstm_layers > 0 {
             net.push(self.lstm(&net.weights(), width)?);
         }
-        net.push(elu());
+        net.push(self.activation(&net.weights(), width)?);
         net.push(self.conv(&net.weights(), width, self.dim, self.plain(self.last_kernel_size))?);
         Ok(net.layers)
     }
@@ -131,12 +155,12 @@ impl Seanet {
             net.push(self.lstm(&net.weights(), width)?);
         }
         for &ratio in &self.ratios {
-            net.push(elu());
+            net.push(self.activation(&net.weights(), width)?);
             net.push(self.conv_transpose(&net.weights(), width, width / 2, ratio)?);
             width /= 2;
             self.push_residuals(&mut net, width)?;
         }
-        net.push(elu());
+        net.push(self.activation(&net.weights(), width)?);
         net.push(self.conv(&net.weights(), width, self.channels, self.plain(self.last_kernel_size))?);
         Ok(net.layers)
     }
@@ -146,9 +170,9 @@ impl Seanet {
             let weights = net.weights();
             let hidden = width / self.compress;
             let mut block = Numbered::new(&weights.pp("block"));
-            block.push(elu());
+            block.push(self.activation(&block.weights(), width)?);
             block.push(self.conv(&block.weights(), width, hidden, self.residual(layer_idx))?);
-            block.push(elu());
+            block.push(self.activation(&block.weights(), hidden)?);
             block.push(self.conv(&block.weights(), hidden, width, self.plain(1))?);
             net.push(if self.conv_shortcut {
                 let shortcut = self.conv(&weights.pp("shortcut"), width, width, self.plain(1))?;
@@ -203,18 +227,26 @@ impl Seanet {
         Ok(DynLayer::new(layers))
     }
 
+    fn activation(&self, weights: &Weights, width: usize) -> Result<Activation> {
+        if self.snake {
+            return Activation::snake(&weights.get((1, width, 1), "alpha")?);
+        }
+        Ok(Activation::elu(ELU_ALPHA))
+    }
+
     fn lstm(&self, weights: &Weights, width: usize) -> Result<DynLayer> {
-        let lstm = weights.pp("lstm");
-        let layer = |idx: usize| -> Result<LstmWeights> {
-            Ok(LstmWeights {
-                input: lstm.get((4 * width, width), &format!("weight_ih_l{idx}"))?,
-                recurrent: lstm.get((4 * width, width), &format!("weight_hh_l{idx}"))?,
-                input_bias: lstm.get(4 * width, &format!("bias_ih_l{idx}"))?,
-                recurrent_bias: lstm.get(4 * width, &format!("bias_hh_l{idx}"))?,
-            })
+        let layers = (0..self.n_lstm_layers).map(|idx| lstm_weights(weights, width, width, idx, ""));
+        Ok(DynLayer::new(Residual::new(Lstm::new(layers.collect::<Result<_>>()?)?)))
+    }
+
+    fn bidirectional_lstm(&self, weights: &Weights, width: usize) -> Result<DynLayer> {
+        let layer = |idx: usize| {
+            let c_in = if idx == 0 { width } else { 2 * width };
+            let direction = |suffix| lstm_weights(weights, width, c_in, idx, suffix);
+            Ok([direction("")?, direction("_reverse")?])
         };
         let layers = (0..self.n_lstm_layers).map(layer).collect::<Result<_>>()?;
-        Ok(DynLayer::new(Residual::new(Lstm::new(layers)?)))
+        Ok(DynLayer::new(Residual::with_shortcut(BiLstm::new(layers)?, Twice)))
     }
 
     fn plain(&self, kernel: usize) -> Window {
@@ -236,6 +268,23 @@ impl Seanet {
     }
 }
 
+/// The weights of layer `idx` in the direction that `suffix` names.
+fn lstm_weights(
+    weights: &Weights,
+    width: usize,
+    c_in: usize,
+    idx: usize,
+    suffix: &str,
+) -> Result<LstmWeights> {
+    let lstm = weights.pp("lstm");
+    Ok(LstmWeights {
+        input: lstm.get((4 * width, c_in), &format!("weight_ih_l{idx}{suffix}"))?,
+        recurrent: lstm.get((4 * width, width), &format!("weight_hh_l{idx}{suffix}"))?,
+        input_bias: lstm.get(4 * width, &format!("bias_ih_l{idx}{suffix}"))?,
+        recurrent_bias: lstm.get(4 * width, &format!("bias_hh_l{idx}{suffix}"))?,
+    })
+}
+
 /// What a convolution reads for one step.
 #[derive(Clone, Copy, Debug)]
 struct Window {
@@ -245,6 +294,40 @@ struct Window {
     padding: Padding,
 }
 
-fn elu() -> Activation {
-    Activation::elu(ELU_ALPHA)
+/// Every channel twice, all of them and then all of them again.
+#[derive(Debug)]
+struct Twice;
+
+impl Layer for Twice {
+    type State = ();
+
+    fn init(&self) {}
+
+    fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
+        let Chunk { steps, end } = chunk;
+        let twice = |xs: Tensor| Tensor::cat(&[&xs, &xs], 2);
+        Ok(Chunk { steps: steps.map(twice).transpose()?, end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_original_package() {
+        for (old, new) in [
+            ("encoder.model.0.conv.conv.weight_g", "encoder.layers.0.conv.weight_g"),
+            ("encoder.model.0.conv.norm.bias", "encoder.layers.0.norm.bias"),
+            ("encoder.model.1.block.3.conv.conv.bias", "encoder.layers.1.block.3.conv.bias"),
+            ("encoder.model.1.shortcut.conv.conv.bias", "encoder.layers.1.shortcut.conv.bias"),
+            ("encoder.model.13.lstm.weight_ih_l0", "encoder.layers.13.lstm.weight_ih_l0"),
+            ("decoder.model.3.convtr.convtr.weight_v", "decoder.layers.3.conv.weight_v"),
+            ("decoder.model.3.convtr.norm.weight", "decoder.layers.3.norm.weight"),
+            ("quantizer.vq.layers.7._codebook.embed", "quantizer.layers.7.codebook.embed"),
+        ] {
+            assert_eq!(modern_name(old), new);
+            assert_eq!(modern_name(new), new);
+        }
+    }
 }
