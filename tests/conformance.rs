@@ -48,6 +48,7 @@ conformance! {
     snac: FLOATS;
     soundstream: INTEGERS;
     speechtokenizer: FLOATS;
+    wavtokenizer: FLOATS;
 }
 
 /// Compares all vectors `FAMILY_*` whose model is there.

@@ -45,7 +45,7 @@ class Mimi(Subject):
 
     def check(self, clip, trace):
         frame_size = self.model.config.frame_size
-        if clip.shape[1] % frame_size:
+        if clip.shape[1] % frame_size or clip.shape[1] > 480_000:
             return []
         codes, margins = torch.stack(trace.codes), torch.stack(trace.margins)
         n_semantic = self.model.config.num_semantic_quantizers

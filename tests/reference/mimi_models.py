@@ -3,7 +3,7 @@
 A freshly made `MimiModel` has empty codebooks, and layer scales that keep its transformers out of the
 result, so a wrong reader could pass on it. Here every convolution is scaled, on real input, until its
 output has a healthy size, the branches of the transformers weigh as much as what they are added to, and
-every codebook is filled with residuals of real encoder outputs, so that all entries are in use.
+every codebook is filled with mixtures of residuals of real encoder outputs, so that all entries matter.
 """
 
 import os
@@ -12,6 +12,10 @@ import torch
 from encodec_models import boundary_distance, make_signal
 from transformers import MimiConfig, MimiModel
 
+# Frames of which codebooks are made.
+N_FRAMES = 400
+# Of the spread of the residuals, in the entries.
+SHARE = 0.5
 
 @torch.no_grad()
 def make_model(config: MimiConfig, seed: int, weight_type: torch.dtype = torch.float32) -> MimiModel:
@@ -77,19 +81,13 @@ def scale_convolutions(model: MimiModel):
 def fill_codebooks(model: MimiModel, seed: int, weight_type: torch.dtype) -> None:
     config = model.config
     generator = torch.Generator().manual_seed(seed)
-    rows, n_rows, piece = [], 0, 400
-    while n_rows < 2 * config.codebook_size:
-        clip = make_signal(piece * config.frame_size, config.audio_channels, config.sampling_rate, seed + n_rows)
-        rows.append(model.encoder(clip[None]).latents)
-        n_rows += piece
-    latents = torch.cat(rows, -1)
+    clip = make_signal(N_FRAMES * config.frame_size, config.audio_channels, config.sampling_rate, seed)
+    latents = model.encoder(clip[None]).latents
     for stack in stacks(model):
         residual = stack.input_proj(latents)[0].T
         for layer in stack.layers:
             codebook = layer.codebook
-            chosen = torch.randperm(residual.shape[0], generator=generator)[: config.codebook_size]
-            entries = residual[chosen]
-            entries = entries + 0.05 * residual.std() * torch.randn(entries.shape, generator=generator)
+            entries = mixtures(residual, config.codebook_size, generator)
             # Sums over what each entry stood for, as training leaves them; a few were never used.
             usage = (0.5 + 4 * torch.rand(config.codebook_size, generator=generator)).to(weight_type).float()
             usage[::97] = 0.0
@@ -98,6 +96,14 @@ def fill_codebooks(model: MimiModel, seed: int, weight_type: torch.dtype) -> Non
             codebook.embed_sum.copy_(sums)
             codebook._embed = None
             residual = residual - codebook.embed[codebook.quantize(residual)]
+
+
+def mixtures(residual: torch.Tensor, n: int, generator: torch.Generator) -> torch.Tensor:
+    """Entries like the rows of `residual`, but mixtures of all of them: a frame that were an entry would leave
+    nothing for the codebooks after, whose entries would then be alike."""
+    centred = residual - residual.mean(0)
+    weights = torch.randn((n, len(residual)), generator=generator) / len(residual) ** 0.5
+    return residual.mean(0) + SHARE * weights @ centred
 
 
 @torch.no_grad()
@@ -214,7 +220,11 @@ def last_place(hub: dict[str, torch.Tensor]) -> int:
 
 
 def make_moshi(model: MimiModel):
-    """The model of `moshi` with the weights of `model`."""
+    """The model of `moshi` with the weights of `model`.
+
+    Its streams hold as many steps as attention sees but take two at a time, which push out what the first of
+    them should still see. Here they hold one more, so that streams are what whole clips are.
+    """
     os.environ["NO_TORCH_COMPILE"] = "1"
     from moshi.models.compression import MimiModel as Moshi
     from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
@@ -279,5 +289,17 @@ def make_moshi(model: MimiModel):
         encoder_transformer=projected(),
         decoder_transformer=projected(),
     ).eval()
+    for module in moshi.modules():
+        if isinstance(module, transformer.StreamingMultiheadAttention):
+            module.init_stream = module._init_streaming_state
+            module._init_streaming_state = lambda batch, module=module: with_room(module, batch)
     moshi.load_state_dict({name: tensor.clone() for name, tensor in kyutai_state(model).items()})
     return moshi
+
+
+def with_room(attention, batch: int):
+    """The state of a stream whose attention holds one step more than it sees."""
+    attention.context += 1
+    state = attention.init_stream(batch)
+    attention.context -= 1
+    return state

@@ -1,7 +1,7 @@
 """Seeded SpeechTokenizer models with random weights that behave like trained ones.
 
 As in dac_models: every convolution is scaled, on real input, until its output has a healthy size, and
-every codebook is filled with residuals of real encoder outputs, so that all entries are in use.
+every codebook is filled with mixtures of residuals of real encoder outputs, so that all entries matter.
 """
 
 import sys
@@ -10,6 +10,7 @@ import types
 import torch
 from dac_models import calibrated_run, is_gain
 from encodec_models import boundary_distance, make_signal
+from mimi_models import N_FRAMES, mixtures
 
 # The package's front page imports its trainer, which needs a framework for training.
 sys.modules.setdefault("speechtokenizer.trainer", types.ModuleType("trainer"))
@@ -59,16 +60,12 @@ def make_model(config: dict, seed: int, weight_type: torch.dtype = torch.float32
 @torch.no_grad()
 def fill_codebooks(model: SpeechTokenizer, config: dict, seed: int, weight_type: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
-    size, rows = config["codebook_size"], []
-    while sum(row.shape[0] for row in rows) < 2 * size:
-        n = min(400, 2 * size) * int(model.downsample_rate)
-        rows.append(model.encoder(make_signal(n, 1, config["sample_rate"], seed + len(rows))[None])[0].T)
-    residual = torch.cat(rows)
+    clip = make_signal(N_FRAMES * int(model.downsample_rate), 1, config["sample_rate"], seed)
+    residual = model.encoder(clip[None])[0].T
     for layer in model.quantizer.vq.layers:
         codebook = layer._codebook
-        chosen = torch.randperm(residual.shape[0], generator=generator)[:size]
-        noise = torch.randn((size, residual.shape[1]), generator=generator)
-        codebook.embed.copy_((residual[chosen] + 0.05 * residual.std() * noise).to(weight_type).float())
+        entries = mixtures(residual, config["codebook_size"], generator)
+        codebook.embed.copy_(entries.to(weight_type).float())
         codebook.inited.fill_(1)
         residual = residual - codebook.embed[codebook.quantize(residual)]
 

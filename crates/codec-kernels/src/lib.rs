@@ -68,5 +68,5 @@ pub use gemm::{PackedMatrix, Rows, Start, gemm};
 pub use lstm::{lstm_cell, lstm_sequence};
 pub use norm::{group_norm, layer_norm, rms_norm};
 pub use reduce::{argmax, argmin, softmax, squared_norms};
-pub use rotary::{Rotary, rotate};
+pub use rotary::{Rotary, rotate, sin_cos};
 pub use simd::{Level, available_levels, level, with_level};

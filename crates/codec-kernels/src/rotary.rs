@@ -119,7 +119,7 @@ fn root(x: f64, n: usize) -> f64 {
 
 /// The sine and cosine of an angle below 2^20 quarter turns within 0.51 ulp of f32; beyond, the error in radians
 /// grows with the angle, at 2^-53 of it.
-pub(crate) fn sin_cos(angle: f64) -> (f32, f32) {
+pub fn sin_cos(angle: f64) -> (f32, f32) {
     let quarters = (angle * QUARTERS).round_ties_even();
     let r = ((angle - quarters * HALF_PI[0]) - quarters * HALF_PI[1]) - quarters * HALF_PI[2];
     let r2 = r * r;

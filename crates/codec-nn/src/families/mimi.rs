@@ -13,8 +13,10 @@
 //! # Deviations
 //! - The end of a clip that is not whole frames is padded layer by layer, as `MimiModel` does; `moshi` pads the
 //!   audio with zeros. Only the last frame differs, and not at all for whole frames.
-//! - A step sees itself and 249 before it, as both do in their streams. Rotary angles are formed in f64, which
-//!   both form in f32: hours into a stream theirs have drifted from the exact ones, ours have not.
+//! - A step sees itself and 249 before it, as in whole clips of both. The streams of `moshi` hold 250 steps and
+//!   take two at a time, so there the first of two sees one step less.
+//! - Rotary angles are formed in f64, which both form in f32: hours into a stream theirs have drifted from the
+//!   exact ones, ours have not.
 //! - Fewer codebooks than there are semantic ones can be asked for, which both refuse.
 
 use super::Family;

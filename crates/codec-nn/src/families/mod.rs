@@ -6,6 +6,7 @@ mod mimi;
 mod snac;
 mod soundstream;
 mod speechtokenizer;
+mod wavtokenizer;
 
 use crate::error::Result;
 use crate::weights::Checkpoint;
@@ -28,8 +29,15 @@ pub struct Family {
 }
 
 /// All families, in the order in which they are tried.
-pub const FAMILIES: &[Family] =
-    &[dac::FAMILY, encodec::FAMILY, mimi::FAMILY, snac::FAMILY, soundstream::FAMILY, speechtokenizer::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    dac::FAMILY,
+    encodec::FAMILY,
+    mimi::FAMILY,
+    snac::FAMILY,
+    soundstream::FAMILY,
+    speechtokenizer::FAMILY,
+    wavtokenizer::FAMILY,
+];
 
 /// A codec and the identity of the weights that it was made from.
 #[derive(Debug)]

@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | [`Conv1d`] | inputs of unfinished windows; the raw inputs that the right padding mirrors; inputs seen | right padding, and with `align` what fills the last window |
 //! | [`ConvTranspose1d`] | the inputs that reach the next outputs; outputs still to trim at the left | the remaining sums, less `trim_right` |
+//! | [`Istft`] | as [`ConvTranspose1d`], twice | the remaining sums |
 //! | [`Residual`] | outputs of one branch that the other has not met yet | nothing: both branches end at the same length |
 //! | [`Lstm`] | hidden and cell state of each layer | nothing |
 //! | [`BiLstm`] | the clip | the clip's outputs |
@@ -19,7 +20,7 @@
 //! | [`Noise`] | how many steps have passed | nothing |
 //! | [`GroupNorm`] | everything: its statistics need the whole segment | the normalised segment |
 //! | [`Attention`] | position; keys and values of the context, or the clip where it sees all of it | the clip's outputs |
-//! | [`Activation`], [`LayerNorm`], [`RmsNorm`], [`Linear`], [`ChannelScale`] | none | nothing |
+//! | [`Activation`], [`LayerNorm`], [`RmsNorm`], [`Linear`], [`ChannelScale`], [`Polar`] | none | nothing |
 //!
 //! # How a layer is written
 //! - `step` takes any number of steps, none included, and never looks at how they were cut.
@@ -35,6 +36,7 @@ mod attention;
 mod blocks;
 mod conv;
 mod conv_transpose;
+mod istft;
 mod linear;
 mod lstm;
 mod noise;
@@ -54,6 +56,7 @@ pub use blocks::{FillBlocks, WholeBlocks};
 pub use codec_kernels::{Heads, Unary};
 pub use conv::{Conv1d, ConvSpec, ConvState, Fill, Padding};
 pub use conv_transpose::{ConvTranspose1d, ConvTransposeState};
+pub use istft::{Istft, IstftState, Polar};
 pub use linear::{ChannelScale, Linear};
 pub use lstm::{BiLstm, Lstm, LstmWeights};
 pub use noise::Noise;

@@ -6,3 +6,4 @@ mod int8;
 mod numbered;
 pub(crate) mod seanet;
 pub(crate) mod streaming_graph;
+pub(crate) mod vocos;

@@ -112,6 +112,13 @@ impl Weights {
         Ok(Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) })
     }
 
+    /// The tensors but those that the model has no use for; `is_useless` sees whole names.
+    pub fn without(&self, is_useless: impl Fn(&str) -> bool) -> Self {
+        let entries = self.shared.entries.iter().filter(|(name, _)| !is_useless(name));
+        let entries = entries.map(|(name, entry)| (name.clone(), entry.clone())).collect();
+        Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) }
+    }
+
     /// The same tensors, some of them with their dimensions in another order: `order` sees whole names and
     /// gives, for each new dimension, the old one that it is.
     ///

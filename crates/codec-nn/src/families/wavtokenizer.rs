@@ -1,0 +1,149 @@
+//! WavTokenizer: EnCodec's encoder, one codebook, and a Vocos decoder with attention over the whole clip.
+//!
+//! The sizes are those that the tensors show: 75 frames a second (hop 320) or 40 (hop 600). The decoder's norms
+//! and its attention need all frames, so no audio comes before the codes are over, and its memory grows with
+//! the clip and its time with the square of it. The encoder streams.
+//!
+//! # Source
+//! Ji et al. 2024, "WavTokenizer: an efficient acoustic discrete codec tokenizer for audio language modeling",
+//! arXiv 2408.16532; jishengpeng/WavTokenizer, decoder/pretrained.py, decoder/feature_extractors.py and
+//! encoder, commit 5cf440d. Vectors: `tests/vectors/wavtokenizer_*.safetensors`.
+//!
+//! # Deviations
+//! None. Of the four sets of norms, the first is taken, as in all examples of the reference.
+
+use super::Family;
+use crate::codec::NetCodec;
+use crate::error::{Error, Result};
+use crate::layers::Fill;
+use crate::nets::seanet::{Seanet, modern_name};
+use crate::nets::vocos::Vocos;
+use crate::weights::{Checkpoint, Weights};
+use candle_core::Device;
+use codec_core::quantizer::Rvq;
+use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays};
+
+/// See the module.
+pub(super) const FAMILY: Family = Family { name: "wavtokenizer", recognizes, load };
+
+/// The rate is that of the code, not of a configuration.
+const SAMPLE_RATE: u32 = 24_000;
+/// Buffers of training: how often each entry was used, and whether there are any.
+const IGNORED: [&str; 3] = ["cluster_size", "embed_avg", "inited"];
+/// What has a part in training alone: EnCodec's decoder, discriminators and losses.
+const OF_TRAINING: [&str; 8] = [
+    "feature_extractor.encodec.decoder.",
+    "multiperioddisc.",
+    "multiresddisc.",
+    "dac.",
+    "disc_loss.",
+    "gen_loss.",
+    "feat_matching_loss.",
+    "melspec_loss.",
+];
+/// Beyond this a checkpoint is not a codec's but a mistake or an attack.
+const MAX_SIZE: usize = 1 << 16;
+
+fn recognizes(checkpoint: &Checkpoint) -> bool {
+    let names = ["feature_extractor.encodec.encoder.model.0.conv.conv.bias", "backbone.pos_net.2.q.weight"];
+    checkpoint.weights().is_some_and(|weights| names.iter().all(|name| weights.contains(name)))
+}
+
+fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    let Some(weights) = checkpoint.weights() else {
+        return Err(checkpoint.unrecognized());
+    };
+    let weights = weights.without(|name| OF_TRAINING.iter().any(|start| name.starts_with(start)));
+    Ok(Box::new(build(&weights.renamed(modern_name)?, device)?))
+}
+
+fn build(weights: &Weights, device: &Device) -> Result<NetCodec> {
+    let encodec = weights.pp("feature_extractor.encodec");
+    let n_codebooks = (0..MAX_SIZE)
+        .take_while(|i| encodec.contains(&format!("quantizer.layers.{i}.codebook.embed")))
+        .count();
+    let (size, dim) = pair(&encodec, "quantizer.layers.0.codebook.embed")?;
+    let net = seanet(&encodec.pp("encoder.layers"), dim)?;
+    let hop_length = net.hop_length()?;
+    let vocos = vocos(weights, hop_length as usize)?;
+    let codebook_size = u32::try_from(size).map_err(|_| Error::config("vq_bins", "is too large"))?;
+    let info = CodecInfo {
+        model: "wavtokenizer".to_owned(),
+        family: FAMILY.name,
+        audio: AudioSpec { sample_rate: SAMPLE_RATE, channels: 1 },
+        hop_length,
+        delays: Delays::default(),
+        segment: None,
+        layout: CodeLayout::uniform(n_codebooks, codebook_size)?,
+    };
+    let mut codebooks = Vec::new();
+    for codebook_idx in 0..n_codebooks {
+        let name = format!("quantizer.layers.{codebook_idx}.codebook.embed");
+        codebooks.append(&mut encodec.values(&[size, dim], &name)?);
+    }
+    let quantizer = Rvq::from_codebooks(&codebooks, size, dim)?;
+    let encoder = net.encoder(&encodec.pp("encoder.layers"))?;
+    let codec = NetCodec::new(info, encoder, vocos.decoder(weights)?, Box::new(quantizer), device)?;
+    weights.finish(&IGNORED)?;
+    Ok(codec)
+}
+
+/// The encoder that these tensors are of; its kernels twice its strides, with a residual block before each.
+fn seanet(weights: &Weights, dim: usize) -> Result<Seanet> {
+    let spellings = ["weight_v", "parametrizations.weight.original1", "weight"];
+    let shape = |place: String| -> Option<Vec<usize>> {
+        let weights = weights.pp(place).pp("conv");
+        spellings.iter().find_map(|name| weights.shape(name).map(<[usize]>::to_vec))
+    };
+    let first = shape("0".to_owned()).and_then(|shape| shape.first().copied());
+    let mut ratios: Vec<usize> = (0..16)
+        .map_while(|stage| {
+            shape(format!("{}.block.1", 3 * stage + 1))?;
+            shape((3 * stage + 3).to_string())?.get(2).map(|kernel| kernel / 2)
+        })
+        .collect();
+    ratios.reverse();
+    Ok(Seanet {
+        channels: 1,
+        dim,
+        n_filters: first.unwrap_or(0),
+        ratios,
+        n_residual_layers: 1,
+        kernel_size: 7,
+        last_kernel_size: 7,
+        residual_kernel_size: 3,
+        dilation_growth: 2,
+        compress: 2,
+        n_lstm_layers: 2,
+        bidirectional: false,
+        snake: false,
+        causal: false,
+        trim_right_ratio: 1.0,
+        fill: Fill::Reflect,
+        conv_shortcut: true,
+        group_norm: false,
+    })
+}
+
+/// The decoder that these tensors are of.
+fn vocos(weights: &Weights, hop_length: usize) -> Result<Vocos> {
+    let (n_outputs, dim) = pair(weights, "head.out.weight")?;
+    let (hidden, _) = pair(weights, "backbone.convnext.0.pwconv1.weight")?;
+    let n_blocks =
+        (0..MAX_SIZE).take_while(|i| weights.contains(&format!("backbone.convnext.{i}.gamma"))).count();
+    let c_in = weights.shape("backbone.embed.weight").and_then(|shape| shape.get(1)).copied();
+    let c_in = c_in.ok_or_else(|| Error::MissingTensors { names: vec!["backbone.embed.weight".into()] })?;
+    let Some(n_fft) = n_outputs.checked_sub(2).filter(|n_fft| (1..=MAX_SIZE).contains(n_fft)) else {
+        return Err(Error::config("n_fft", "is not within reason"));
+    };
+    Ok(Vocos { c_in, dim, hidden, n_blocks, n_fft, hop_length })
+}
+
+/// The dimensions of a matrix.
+fn pair(weights: &Weights, name: &str) -> Result<(usize, usize)> {
+    match weights.shape(name) {
+        Some(&[rows, columns]) => Ok((rows, columns)),
+        Some(shape) => Err(Error::Shape { name: name.into(), expected: vec![0; 2], actual: shape.to_vec() }),
+        None => Err(Error::MissingTensors { names: vec![name.into()] }),
+    }
+}

@@ -1,0 +1,136 @@
+//! Vocos: a network of ConvNeXt blocks at the rate of frames, and an inverse Fourier transform to audio.
+//!
+//! # Source
+//! Siuzdak 2023, "Vocos: closing the gap between time-domain and Fourier-based neural vocoders", arXiv
+//! 2306.00814; the residual blocks and the attention in front of it: jishengpeng/WavTokenizer,
+//! decoder/models.py, commit 5cf440d.
+
+use crate::error::Result;
+use crate::layers::{
+    Activation, Attention, AttentionSpec, AttentionWeights, ChannelScale, Conv1d, ConvSpec, DynLayer,
+    GroupNorm, Heads, Istft, LayerNorm, Linear, Padding, Polar, Residual, Sight, Unary,
+};
+use crate::weights::Weights;
+use candle_core::Tensor;
+
+const NORM_EPSILON: f32 = 1e-6;
+/// Groups of the group norms.
+const N_GROUPS: usize = 32;
+/// Kernel of the convolutions in the residual blocks.
+const RESIDUAL_KERNEL: usize = 3;
+/// Kernel of all other convolutions.
+const KERNEL: usize = 7;
+
+/// The sizes of the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vocos {
+    /// Values per latent.
+    pub(crate) c_in: usize,
+    /// Channels.
+    pub(crate) dim: usize,
+    /// Channels inside a ConvNeXt block.
+    pub(crate) hidden: usize,
+    pub(crate) n_blocks: usize,
+    pub(crate) n_fft: usize,
+    /// Samples per frame.
+    pub(crate) hop_length: usize,
+}
+
+impl Vocos {
+    /// `[batch, n_frames, c_in]` to `[batch, n_frames * hop_length, 1]`; its group norms wait for the end of the
+    /// clip.
+    pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
+        let dim = self.dim;
+        let backbone = weights.pp("backbone");
+        let mut net = vec![DynLayer::new(self.conv(&backbone.pp("embed"), self.c_in, KERNEL)?)];
+        let before = backbone.pp("pos_net");
+        for place in 0..5 {
+            net.push(match place {
+                2 => self.attention(&before.pp(place))?,
+                _ => self.residual_block(&before.pp(place))?,
+            });
+        }
+        net.push(DynLayer::new(self.group_norm(&before.pp(5))?));
+        net.push(DynLayer::new(self.layer_norm(&backbone.pp("norm"))?));
+        for block_idx in 0..self.n_blocks {
+            net.push(self.convnext_block(&backbone.pp("convnext").pp(block_idx))?);
+        }
+        net.push(DynLayer::new(self.layer_norm(&backbone.pp("final_layer_norm"))?));
+        let head = weights.pp("head");
+        net.push(DynLayer::new(linear(&head.pp("out"), dim, self.n_fft + 2)?));
+        net.push(DynLayer::new(Polar));
+        net.push(DynLayer::new(Istft::new(&head.pp("istft").get(self.n_fft, "window")?, self.hop_length)?));
+        Ok(net)
+    }
+
+    fn residual_block(&self, weights: &Weights) -> Result<DynLayer> {
+        let part = |idx: usize| -> Result<(GroupNorm, Activation, Conv1d)> {
+            let norm = self.group_norm(&weights.pp(format!("norm{idx}")))?;
+            let conv = self.conv(&weights.pp(format!("conv{idx}")), self.dim, RESIDUAL_KERNEL)?;
+            Ok((norm, Activation::Unary(Unary::Silu), conv))
+        };
+        Ok(DynLayer::new(Residual::new((part(1)?, part(2)?))))
+    }
+
+    /// One head that sees the whole clip and no positions.
+    fn attention(&self, weights: &Weights) -> Result<DynLayer> {
+        let dim = self.dim;
+        let norm = self.group_norm(&weights.pp("norm"))?;
+        let matrix =
+            |name: &str| -> Result<Tensor> { Ok(weights.pp(name).get((dim, dim, 1), "weight")?.squeeze(2)?) };
+        let bias = |name: &str| weights.pp(name).get(dim, "bias");
+        let weights = AttentionWeights {
+            input: Tensor::cat(&[matrix("q")?, matrix("k")?, matrix("v")?], 0)?,
+            input_bias: Some(Tensor::cat(&[bias("q")?, bias("k")?, bias("v")?], 0)?),
+            output: matrix("proj_out")?,
+            output_bias: Some(bias("proj_out")?),
+        };
+        let spec = AttentionSpec { heads: Heads::one(dim), sight: Sight::Clip, rotary_base: None };
+        Ok(DynLayer::new(Residual::new((norm, Attention::new(&weights, spec)?))))
+    }
+
+    fn convnext_block(&self, weights: &Weights) -> Result<DynLayer> {
+        let (dim, kernel) = (self.dim, weights.pp("dwconv"));
+        let spec = ConvSpec { groups: dim, padding: Padding::symmetric(KERNEL / 2), ..ConvSpec::default() };
+        let weight = kernel.get((dim, 1, KERNEL), "weight")?;
+        Ok(DynLayer::new(Residual::new((
+            Conv1d::new(&weight, Some(&kernel.get(dim, "bias")?), spec)?,
+            self.layer_norm(&weights.pp("norm"))?,
+            linear(&weights.pp("pwconv1"), dim, self.hidden)?,
+            Activation::Unary(Unary::Gelu),
+            linear(&weights.pp("pwconv2"), self.hidden, dim)?,
+            ChannelScale::new(weights.get(dim, "gamma")?)?,
+        ))))
+    }
+
+    fn conv(&self, weights: &Weights, c_in: usize, kernel: usize) -> Result<Conv1d> {
+        let weight = weights.get((self.dim, c_in, kernel), "weight")?;
+        let spec = ConvSpec { padding: Padding::symmetric(kernel / 2), ..ConvSpec::default() };
+        Conv1d::new(&weight, Some(&weights.get(self.dim, "bias")?), spec)
+    }
+
+    fn group_norm(&self, weights: &Weights) -> Result<GroupNorm> {
+        let (gamma, beta) = (weights.get(self.dim, "weight")?, weights.get(self.dim, "bias")?);
+        GroupNorm::new(N_GROUPS, gamma, beta, NORM_EPSILON)
+    }
+
+    /// A norm whose scale and shift are one of a table, or its own; of a table, the first.
+    fn layer_norm(&self, weights: &Weights) -> Result<LayerNorm> {
+        let dim = self.dim;
+        let (scale, shift) = (weights.pp("scale"), weights.pp("shift"));
+        let Some(&[n_rows, _]) = scale.shape("weight") else {
+            return LayerNorm::new(
+                weights.get(dim, "weight")?,
+                Some(weights.get(dim, "bias")?),
+                NORM_EPSILON,
+            );
+        };
+        let first =
+            |weights: &Weights| -> Result<Tensor> { Ok(weights.get((n_rows, dim), "weight")?.get(0)?) };
+        LayerNorm::new(first(&scale)?, Some(first(&shift)?), NORM_EPSILON)
+    }
+}
+
+fn linear(weights: &Weights, c_in: usize, c_out: usize) -> Result<Linear> {
+    Linear::new(&weights.get((c_out, c_in), "weight")?, Some(&weights.get(c_out, "bias")?))
+}
