@@ -14,7 +14,6 @@
 use super::Family;
 use crate::codec::NetCodec;
 use crate::error::{Error, Result};
-use crate::layers::Fill;
 use crate::nets::seanet::{Seanet, modern_name};
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
@@ -139,24 +138,13 @@ impl Config {
             return Err(Error::config("lstm_layers", "is too large"));
         }
         Ok(Seanet {
-            channels: 1,
-            dim: self.dimension,
-            n_filters: self.n_filters,
-            ratios: self.strides.clone(),
             n_residual_layers: self.n_residual_layers,
-            kernel_size: 7,
-            last_kernel_size: 7,
             residual_kernel_size: self.residual_kernel_size,
             dilation_growth: self.dilation_base,
-            compress: 2,
             n_lstm_layers: self.lstm_layers,
             bidirectional: self.bidirectional,
             snake,
-            causal: false,
-            trim_right_ratio: 1.0,
-            fill: Fill::Reflect,
-            conv_shortcut: true,
-            group_norm: false,
+            ..Seanet::usual(self.dimension, self.n_filters, self.strides.clone())
         })
     }
 }

@@ -15,7 +15,6 @@
 use super::Family;
 use crate::codec::NetCodec;
 use crate::error::{Error, Result};
-use crate::layers::Fill;
 use crate::nets::seanet::{Seanet, modern_name};
 use crate::nets::vocos::Vocos;
 use crate::weights::{Checkpoint, Weights};
@@ -43,6 +42,8 @@ const OF_TRAINING: [&str; 8] = [
 ];
 /// Beyond this a checkpoint is not a codec's but a mistake or an attack.
 const MAX_SIZE: usize = 1 << 16;
+/// As [`MAX_SIZE`], for the Fourier transform, whose matrix has the square of it.
+const MAX_N_FFT: usize = 1 << 12;
 
 fn recognizes(checkpoint: &Checkpoint) -> bool {
     let names = ["feature_extractor.encodec.encoder.model.0.conv.conv.bias", "backbone.pos_net.2.q.weight"];
@@ -62,7 +63,7 @@ fn build(weights: &Weights, device: &Device) -> Result<NetCodec> {
     let n_codebooks = (0..MAX_SIZE)
         .take_while(|i| encodec.contains(&format!("quantizer.layers.{i}.codebook.embed")))
         .count();
-    let (size, dim) = pair(&encodec, "quantizer.layers.0.codebook.embed")?;
+    let (size, dim) = pair(weights, "feature_extractor.encodec.quantizer.layers.0.codebook.embed")?;
     let net = seanet(&encodec.pp("encoder.layers"), dim)?;
     let hop_length = net.hop_length()?;
     let vocos = vocos(weights, hop_length as usize)?;
@@ -103,26 +104,7 @@ fn seanet(weights: &Weights, dim: usize) -> Result<Seanet> {
         })
         .collect();
     ratios.reverse();
-    Ok(Seanet {
-        channels: 1,
-        dim,
-        n_filters: first.unwrap_or(0),
-        ratios,
-        n_residual_layers: 1,
-        kernel_size: 7,
-        last_kernel_size: 7,
-        residual_kernel_size: 3,
-        dilation_growth: 2,
-        compress: 2,
-        n_lstm_layers: 2,
-        bidirectional: false,
-        snake: false,
-        causal: false,
-        trim_right_ratio: 1.0,
-        fill: Fill::Reflect,
-        conv_shortcut: true,
-        group_norm: false,
-    })
+    Ok(Seanet::usual(dim, first.unwrap_or(0), ratios))
 }
 
 /// The decoder that these tensors are of.
@@ -133,7 +115,7 @@ fn vocos(weights: &Weights, hop_length: usize) -> Result<Vocos> {
         (0..MAX_SIZE).take_while(|i| weights.contains(&format!("backbone.convnext.{i}.gamma"))).count();
     let c_in = weights.shape("backbone.embed.weight").and_then(|shape| shape.get(1)).copied();
     let c_in = c_in.ok_or_else(|| Error::MissingTensors { names: vec!["backbone.embed.weight".into()] })?;
-    let Some(n_fft) = n_outputs.checked_sub(2).filter(|n_fft| (1..=MAX_SIZE).contains(n_fft)) else {
+    let Some(n_fft) = n_outputs.checked_sub(2).filter(|n_fft| (1..=MAX_N_FFT).contains(n_fft)) else {
         return Err(Error::config("n_fft", "is not within reason"));
     };
     Ok(Vocos { c_in, dim, hidden, n_blocks, n_fft, hop_length })
@@ -145,5 +127,62 @@ fn pair(weights: &Weights, name: &str) -> Result<(usize, usize)> {
         Some(&[rows, columns]) => Ok((rows, columns)),
         Some(shape) => Err(Error::Shape { name: name.into(), expected: vec![0; 2], actual: shape.to_vec() }),
         None => Err(Error::MissingTensors { names: vec![name.into()] }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Tensor};
+
+    /// A checkpoint of zeros of these shapes.
+    fn weights(shapes: &[(&str, &[usize])]) -> Weights {
+        let zeros = |&(name, shape): &(&str, &[usize])| {
+            (name.to_owned(), Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap())
+        };
+        let bytes = safetensors::serialize(shapes.iter().map(zeros), None).unwrap();
+        Weights::from_bytes(bytes, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_tensors() {
+        let decoder = weights(&[
+            ("head.out.weight", &[1282, 16]),
+            ("backbone.convnext.0.pwconv1.weight", &[48, 16]),
+            ("backbone.convnext.0.gamma", &[16]),
+            ("backbone.convnext.1.gamma", &[16]),
+            ("backbone.embed.weight", &[16, 512, 7]),
+        ]);
+        let want = Vocos { c_in: 512, dim: 16, hidden: 48, n_blocks: 2, n_fft: 1280, hop_length: 320 };
+        assert_eq!(vocos(&decoder, 320).unwrap(), want);
+
+        // Strides are half the kernels; the convolution after the last stage is none of them.
+        let mut shapes: Vec<(String, Vec<usize>)> = vec![("0.conv.weight_v".into(), vec![32, 1, 7])];
+        for (stage, ratio) in [2, 4, 5, 8].into_iter().enumerate() {
+            shapes.push((format!("{}.block.1.conv.weight_v", 3 * stage + 1), vec![1, 1, 3]));
+            shapes.push((format!("{}.conv.weight_v", 3 * stage + 3), vec![1, 1, 2 * ratio]));
+        }
+        shapes.push(("15.conv.weight_v".into(), vec![1, 1, 7]));
+        let shapes: Vec<(&str, &[usize])> =
+            shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+        let encoder = seanet(&weights(&shapes), 512).unwrap();
+        assert_eq!((encoder.n_filters, encoder.ratios.as_slice()), (32, &[8, 5, 4, 2][..]));
+    }
+
+    #[test]
+    fn what_is_not_within_reason_is_refused() {
+        for n_outputs in [1, 2, 70_000] {
+            let decoder = weights(&[
+                ("head.out.weight", &[n_outputs, 1]),
+                ("backbone.convnext.0.pwconv1.weight", &[1, 1]),
+                ("backbone.embed.weight", &[1, 1, 7]),
+            ]);
+            assert!(matches!(vocos(&decoder, 320), Err(Error::Config { field: "n_fft", .. })));
+        }
+        let error = build(&weights(&[("x", &[1])]), &Device::Cpu).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the checkpoint lacks feature_extractor.encodec.quantizer.layers.0.codebook.embed"
+        );
     }
 }

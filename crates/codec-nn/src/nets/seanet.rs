@@ -81,6 +81,30 @@ pub(crate) fn fill(pad_mode: &str) -> Result<Fill> {
 }
 
 impl Seanet {
+    /// What the relatives of EnCodec leave as it is in a model that is not causal.
+    pub(crate) fn usual(dim: usize, n_filters: usize, ratios: Vec<usize>) -> Self {
+        Self {
+            channels: 1,
+            dim,
+            n_filters,
+            ratios,
+            n_residual_layers: 1,
+            kernel_size: 7,
+            last_kernel_size: 7,
+            residual_kernel_size: 3,
+            dilation_growth: 2,
+            compress: 2,
+            n_lstm_layers: 2,
+            bidirectional: false,
+            snake: false,
+            causal: false,
+            trim_right_ratio: 1.0,
+            fill: Fill::Reflect,
+            conv_shortcut: true,
+            group_norm: false,
+        }
+    }
+
     /// Samples per latent, once every size is found to be within reason; errors name the fields of
     /// Hugging Face's configurations.
     pub(crate) fn hop_length(&self) -> Result<u32> {
