@@ -37,8 +37,10 @@ pub mod families;
 pub mod layers;
 mod nets;
 mod ops;
+pub mod quantizer;
 mod tflite;
 pub mod weights;
 
+pub use codec::{Net, Networks};
 pub use error::{Error, Result};
 pub use families::{Loaded, load};

@@ -11,6 +11,7 @@ mod stream;
 
 use crate::error::Result;
 use crate::layers::{Chunk, DynLayer, Layer};
+use crate::quantizer::QuantizerNet;
 use candle_core::{Device, Tensor};
 use codec_core::quantizer::{Latents, Quantizer};
 use codec_core::{AudioBuffer, Codec, CodecInfo, Codes, Decoder, Encoder, Error};
@@ -35,7 +36,32 @@ pub(crate) struct NetCodec {
 }
 
 /// A network that a family put together.
-pub(crate) type Net = Vec<DynLayer>;
+pub type Net = Vec<DynLayer>;
+
+/// The parts of a codec, as training sees them.
+#[derive(Debug)]
+pub struct Networks {
+    /// What the codec is; its delays are not filled in.
+    pub info: CodecInfo,
+    /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`.
+    pub encoder: Net,
+    /// `[batch, n_frames, dim]` to `[batch, n_samples, channels]`.
+    pub decoder: Net,
+    /// Between the two.
+    pub quantizer: QuantizerNet,
+}
+
+impl Networks {
+    /// The codec of these networks and the quantizer's present values.
+    ///
+    /// # Errors
+    /// As [`QuantizerNet::fixed`]; [`crate::Error::Unsupported`] when a network gives nothing before
+    /// the end of the clip.
+    pub(crate) fn codec(self, device: &Device) -> Result<NetCodec> {
+        let quantizer = self.quantizer.fixed()?;
+        NetCodec::new(self.info, self.encoder, self.decoder, quantizer, device)
+    }
+}
 
 impl Codec for NetCodec {
     fn info(&self) -> &CodecInfo {

@@ -19,17 +19,17 @@
 mod audiocraft;
 
 use super::Family;
-use crate::codec::NetCodec;
+use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::seanet::{Seanet, fill, modern_name};
+use crate::quantizer::QuantizerNet;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
-use codec_core::quantizer::Rvq;
 use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays, Segment};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "encodec", recognizes, load };
+pub(super) const FAMILY: Family = Family { name: "encodec", recognizes, load, networks: Some(networks) };
 
 /// Buffers of training: how often each entry was used, and whether there are any.
 const IGNORED: [&str; 3] = ["cluster_size", "embed_avg", "inited"];
@@ -49,6 +49,10 @@ fn recognizes(checkpoint: &Checkpoint) -> bool {
 }
 
 fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    Ok(Box::new(networks(checkpoint)?.codec(device)?))
+}
+
+fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let Some(weights) = checkpoint.weights() else {
         return Err(checkpoint.unrecognized());
     };
@@ -61,7 +65,7 @@ fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
             None => Config::original(&weights)?,
         },
     };
-    Ok(Box::new(config.build(&weights, device)?))
+    config.build(&weights)
 }
 
 /// The configuration that audiocraft puts beside the weights.
@@ -161,7 +165,7 @@ impl Config {
         }
     }
 
-    fn build(&self, weights: &Weights, device: &Device) -> Result<NetCodec> {
+    fn build(&self, weights: &Weights) -> Result<Networks> {
         let net = self.net()?;
         let hop_length = net.hop_length()?;
         let segment = self.segment(hop_length)?;
@@ -179,17 +183,17 @@ impl Config {
             segment,
             layout,
         };
-        let mut codebooks = Vec::new();
-        for codebook_idx in 0..n_codebooks {
-            let name = format!("quantizer.layers.{codebook_idx}.codebook.embed");
-            codebooks.append(&mut weights.values(&[self.codebook_size as usize, self.hidden_size], &name)?);
-        }
-        let quantizer = Rvq::from_codebooks(&codebooks, self.codebook_size as usize, self.hidden_size)?;
-        let encoder = net.encoder(&weights.pp("encoder.layers"))?;
-        let decoder = net.decoder(&weights.pp("decoder.layers"))?;
-        let codec = NetCodec::new(info, encoder, decoder, Box::new(quantizer), device)?;
+        let shape = (self.codebook_size as usize, self.hidden_size);
+        let codebook = |idx: usize| weights.get(shape, &format!("quantizer.layers.{idx}.codebook.embed"));
+        let codebooks = (0..n_codebooks).map(codebook).collect::<Result<_>>()?;
+        let networks = Networks {
+            info,
+            encoder: net.encoder(&weights.pp("encoder.layers"))?,
+            decoder: net.decoder(&weights.pp("decoder.layers"))?,
+            quantizer: QuantizerNet::residual(codebooks),
+        };
         weights.finish(&IGNORED)?;
-        Ok(codec)
+        Ok(networks)
     }
 
     fn net(&self) -> Result<Seanet> {
@@ -344,7 +348,7 @@ mod tests {
             ),
             ("{}", "the checkpoint lacks quantizer.layers.0.codebook.embed"),
         ] {
-            let error = parse(json).build(&weights, &Device::Cpu).unwrap_err();
+            let error = parse(json).build(&weights).unwrap_err();
             assert_eq!(error.to_string(), expected, "{json}");
         }
     }

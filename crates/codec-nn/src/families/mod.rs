@@ -8,7 +8,8 @@ mod soundstream;
 mod speechtokenizer;
 mod wavtokenizer;
 
-use crate::error::Result;
+use crate::codec::Networks;
+use crate::error::{Error, Result};
 use crate::weights::Checkpoint;
 use candle_core::Device;
 use codec_core::Codec;
@@ -26,6 +27,11 @@ pub struct Family {
     /// # Errors
     /// Whatever keeps the checkpoint from being read exactly: see [`crate::Error`].
     pub load: fn(&Checkpoint, &Device) -> Result<Box<dyn Codec>>,
+    /// Builds the parts that training needs; `None` for a family that is not trained here.
+    ///
+    /// # Errors
+    /// As [`Family::load`].
+    pub networks: Option<fn(&Checkpoint) -> Result<Networks>>,
 }
 
 /// All families, in the order in which they are tried.
@@ -66,4 +72,18 @@ pub fn load_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Loade
     let family = FAMILIES.iter().find(|family| (family.recognizes)(checkpoint));
     let family = family.ok_or_else(|| checkpoint.unrecognized())?;
     Ok(Loaded { codec: (family.load)(checkpoint, device)?, sha256: checkpoint.sha256() })
+}
+
+/// The parts of the codec in `checkpoint`, for training: tie it to variables first
+/// ([`Checkpoint::trained`]).
+///
+/// # Errors
+/// As [`load`]; [`Error::Unsupported`] for a family that is not trained here.
+pub fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
+    let family = FAMILIES.iter().find(|family| (family.recognizes)(checkpoint));
+    let family = family.ok_or_else(|| checkpoint.unrecognized())?;
+    match family.networks {
+        Some(networks) => networks(checkpoint),
+        None => Err(Error::Unsupported { what: "training of", value: family.name.to_owned() }),
+    }
 }

@@ -18,6 +18,7 @@ mod rotary;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod weight_norm;
 
 pub use attention::Sight;
 pub(crate) use attention::{Past, attend};
@@ -27,6 +28,7 @@ pub(crate) use filter::{Filter, Form};
 pub(crate) use lstm::{Recurrent, lstm};
 pub(crate) use norm::{group_norm, layer_norm, rms_norm};
 pub(crate) use rotary::rotate;
+pub(crate) use weight_norm::{fold as fold_weight_norm, weight_norm};
 
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Layout, Tensor, Var};

@@ -2,7 +2,7 @@
 
 use super::testing::{Rng, assert_close, bits, check_op, values};
 use super::{Filter, Form, Geometry, Past, Recurrent, Sight};
-use super::{attention, conv, depthwise, elementwise, lstm, norm, rotary};
+use super::{attention, conv, depthwise, elementwise, lstm, norm, rotary, weight_norm};
 use crate::Error;
 use candle_core::{DType, Device, Tensor, Var};
 use codec_kernels::{Heads, Rotary, Unary};
@@ -348,4 +348,16 @@ fn the_cpu_takes_f32_only() {
     let xs = Tensor::zeros((1, 4, 2), DType::F64, &Device::Cpu).unwrap();
     let error = elementwise::unary(&xs, Unary::Exp).unwrap_err();
     assert!(matches!(error, Error::Unsupported { ref value, .. } if value == "f64"), "{error}");
+}
+
+#[test]
+fn weight_norm_agrees_and_has_gradients() {
+    let mut rng = Rng::new(11);
+    let (direction, gain) = (rng.tensor(&[4, 3, 5]), (rng.tensor(&[4, 1, 1]) + 1.5).unwrap());
+    check_op(
+        &mut rng,
+        [direction, gain],
+        |[direction, gain]| weight_norm::weight_norm(direction, gain),
+        |[direction, gain]| weight_norm::plain(direction, gain),
+    );
 }

@@ -98,6 +98,26 @@ impl Checkpoint {
         })
     }
 
+    /// A model without a checkpoint: its configuration, as JSON, and no tensors.
+    pub fn from_config(config: impl Into<String>, device: &Device) -> Self {
+        Self {
+            path: PathBuf::new(),
+            config: Some(config.into()),
+            metadata: None,
+            formats: BTreeSet::new(),
+            weights: Some(Weights::new(BTreeMap::new(), device)),
+            parts: BTreeMap::new(),
+            sha256: Sha256::digest([]).into(),
+        }
+    }
+
+    /// The same checkpoint, its tensors tied to `variables`.
+    #[must_use]
+    pub fn trained(mut self, variables: &super::Variables) -> Self {
+        self.weights = self.weights.map(|weights| weights.trained(variables));
+        self
+    }
+
     /// The configuration, as JSON.
     pub fn config(&self) -> Option<&str> {
         self.config.as_deref()

@@ -8,11 +8,14 @@
 mod checkpoint;
 mod state_dict;
 mod torch;
+mod variables;
 
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::model_type;
+pub use variables::Variables;
 
 use crate::error::{Error, Result};
+use crate::ops;
 use candle_core::{DType, Device, Shape, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -39,6 +42,8 @@ pub struct Weights {
     shared: Arc<Shared>,
     /// Empty, or a path that ends with a dot.
     prefix: String,
+    /// What is handed out instead of tensors while a model trains.
+    variables: Option<Variables>,
 }
 
 #[derive(Debug)]
@@ -87,12 +92,13 @@ impl Weights {
 
     fn new(entries: BTreeMap<String, Entry>, device: &Device) -> Self {
         let shared = Shared { entries, read: Mutex::default(), device: device.clone() };
-        Self { shared: Arc::new(shared), prefix: String::new() }
+        Self { shared: Arc::new(shared), prefix: String::new(), variables: None }
     }
 
     /// The directory `name` below this one ("push prefix").
     pub fn pp(&self, name: impl Display) -> Self {
-        Self { shared: Arc::clone(&self.shared), prefix: format!("{}{name}.", self.prefix) }
+        let prefix = format!("{}{name}.", self.prefix);
+        Self { shared: Arc::clone(&self.shared), prefix, variables: self.variables.clone() }
     }
 
     /// The same tensors under other names; `rename` sees whole names.
@@ -109,7 +115,8 @@ impl Weights {
             }
             entries.insert(new, entry.clone());
         }
-        Ok(Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) })
+        let (prefix, variables) = (self.prefix.clone(), self.variables.clone());
+        Ok(Self { prefix, variables, ..Self::new(entries, &self.shared.device) })
     }
 
     /// The tensors but those that the model has no use for; `is_useless` sees whole names.
@@ -149,10 +156,15 @@ impl Weights {
 
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
+        let is_variable = |variables: &Variables| variables.contains(&self.path(name));
+        self.contains_stored(name) || self.variables.as_ref().is_some_and(is_variable)
+    }
+
+    fn contains_stored(&self, name: &str) -> bool {
         self.shape(name).is_some()
     }
 
-    /// The shape of a tensor, if there is one of this name.
+    /// The shape of a tensor of the checkpoint, if there is one of this name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.shared.entries.get(&self.path(name)).map(|entry| entry.shape.as_slice())
     }
@@ -170,7 +182,11 @@ impl Weights {
     /// finite.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
         let shape = shape.into();
-        let values = self.values(shape.dims(), name)?;
+        if let Some(variables) = &self.variables {
+            let stored = || self.contains_stored(name).then(|| self.stored(shape.dims(), name));
+            return variables.get(shape.dims(), &self.path(name), stored);
+        }
+        let values = self.stored(shape.dims(), name)?;
         Ok(Tensor::from_vec(values, shape, self.device())?)
     }
 
@@ -179,6 +195,14 @@ impl Weights {
     /// # Errors
     /// As [`Weights::get`].
     pub fn values(&self, shape: &[usize], name: &str) -> Result<Vec<f32>> {
+        if self.variables.is_some() {
+            return Ok(self.get(shape, name)?.flatten_all()?.to_vec1()?);
+        }
+        self.stored(shape, name)
+    }
+
+    /// Reads the checkpoint.
+    fn stored(&self, shape: &[usize], name: &str) -> Result<Vec<f32>> {
         let path = self.path(name);
         let Some(entry) = self.shared.entries.get(&path) else {
             return Err(Error::MissingTensors { names: vec![path] });
@@ -212,7 +236,10 @@ impl Weights {
             (format!("{name}_g"), format!("{name}_v")),
             (format!("parametrizations.{name}.original0"), format!("parametrizations.{name}.original1")),
         ];
-        let Some((gain_name, direction_name)) = spellings.iter().find(|(_, v)| self.contains(v)) else {
+        let is_new = || !self.contains(name) && self.variables.as_ref().is_some_and(Variables::are_seeded);
+        let found = spellings.iter().find(|(_, v)| self.contains(v));
+        let Some((gain_name, direction_name)) = found.or_else(|| spellings.last().filter(|_| is_new()))
+        else {
             return self.get(shape, name);
         };
         let shape = shape.into();
@@ -220,19 +247,16 @@ impl Weights {
         if let (Some(gain_rows), Some(&rows)) = (gain_shape.first_mut(), shape.dims().first()) {
             *gain_rows = rows;
         }
+        if self.variables.is_some() {
+            let direction = self.get(shape, direction_name)?;
+            return ops::weight_norm(&direction, &self.get(gain_shape, gain_name)?);
+        }
         let gains = self.values(&gain_shape, gain_name)?;
         let mut weight = self.values(shape.dims(), direction_name)?;
-        let row_len = (weight.len() / gains.len().max(1)).max(1);
-        for (row_idx, (row, &gain)) in weight.chunks_exact_mut(row_len).zip(&gains).enumerate() {
-            let norm = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
-            if norm == 0.0 {
-                return Err(Error::NotFinite { name: self.path(name), index: row_idx * row_len });
-            }
-            let scale = f64::from(gain) / norm;
-            for v in row {
-                *v = (f64::from(*v) * scale) as f32;
-            }
-        }
+        ops::fold_weight_norm(&gains, &mut weight).map_err(|row_idx| Error::NotFinite {
+            name: self.path(name),
+            index: row_idx * (weight.len() / gains.len().max(1)),
+        })?;
         Ok(Tensor::from_vec(weight, shape, self.device())?)
     }
 

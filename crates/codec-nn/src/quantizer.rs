@@ -1,0 +1,149 @@
+//! A quantizer as tensors: what a family reads from a checkpoint and what training changes.
+//!
+//! The look-up itself is codec-core's; [`QuantizerNet::fixed`] makes it from the tensors.
+
+use crate::error::Result;
+use candle_core::Tensor;
+use codec_core::quantizer::{Distance, Fsq, Projection, Projections, Quantizer, Rvq, SplitRvq, Vq};
+
+/// The tensors of a quantizer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum QuantizerNet {
+    /// Stages on residuals.
+    Residual(ResidualNet),
+    /// A semantic and an acoustic stack over the same latents (Mimi).
+    Split {
+        /// The first codebooks.
+        semantic: ResidualNet,
+        /// The others.
+        acoustic: ResidualNet,
+    },
+    /// A grid without a table.
+    Fsq {
+        /// Levels of each value.
+        levels: Vec<u32>,
+        /// Around the grid.
+        projections: Option<ProjectionsNet>,
+    },
+}
+
+/// Stages of one codebook each, coarse to fine.
+#[derive(Clone, Debug)]
+pub struct ResidualNet {
+    /// The stages.
+    pub stages: Vec<StageNet>,
+    /// Around the whole stack.
+    pub projections: Option<ProjectionsNet>,
+}
+
+/// One codebook.
+#[derive(Clone, Debug)]
+pub struct StageNet {
+    /// `[codebook_size, codebook_dim]`.
+    pub codebook: Tensor,
+    /// Frames per code.
+    pub stride: u32,
+    /// How it is searched.
+    pub distance: Distance,
+    /// Around this codebook.
+    pub projections: Option<ProjectionsNet>,
+}
+
+/// Linear maps into and out of a look-up.
+#[derive(Clone, Debug)]
+pub struct ProjectionsNet {
+    /// Before it.
+    pub input: LinearNet,
+    /// After it.
+    pub output: LinearNet,
+}
+
+/// A linear map.
+#[derive(Clone, Debug)]
+pub struct LinearNet {
+    /// `[n_out, n_in]`.
+    pub weight: Tensor,
+    /// `[n_out]`.
+    pub bias: Option<Tensor>,
+}
+
+impl QuantizerNet {
+    /// Euclidean stages of one code per frame, without projections.
+    ///
+    /// # Shapes
+    /// `codebooks`: each `[codebook_size, dim]`, coarse to fine.
+    pub fn residual(codebooks: Vec<Tensor>) -> Self {
+        let stage =
+            |codebook| StageNet { codebook, stride: 1, distance: Distance::Euclidean, projections: None };
+        let stages = codebooks.into_iter().map(stage).collect();
+        Self::Residual(ResidualNet { stages, projections: None })
+    }
+
+    /// The quantizer of the tensors' present values.
+    ///
+    /// # Errors
+    /// What the constructors of codec-core refuse.
+    pub fn fixed(&self) -> Result<Box<dyn Quantizer>> {
+        Ok(match self {
+            Self::Residual(net) => Box::new(net.fixed()?),
+            Self::Split { semantic, acoustic } => {
+                Box::new(SplitRvq::new(semantic.fixed()?, acoustic.fixed()?)?)
+            }
+            Self::Fsq { levels, projections } => {
+                let fsq = Fsq::new(levels)?;
+                Box::new(match projections {
+                    Some(projections) => fsq.with_projections(projections.fixed()?)?,
+                    None => fsq,
+                })
+            }
+        })
+    }
+}
+
+impl ResidualNet {
+    /// The stack of the tensors' present values.
+    ///
+    /// # Errors
+    /// As [`QuantizerNet::fixed`].
+    pub fn fixed(&self) -> Result<Rvq> {
+        let stages = self.stages.iter().map(|stage| Ok((stage.fixed()?, stage.stride)));
+        let rvq = Rvq::with_strides(stages.collect::<Result<_>>()?)?;
+        Ok(match &self.projections {
+            Some(projections) => rvq.with_projections(projections.fixed()?)?,
+            None => rvq,
+        })
+    }
+}
+
+impl StageNet {
+    /// The stage of the tensors' present values.
+    ///
+    /// # Errors
+    /// As [`QuantizerNet::fixed`].
+    pub fn fixed(&self) -> Result<Vq> {
+        let vq = Vq::new(values(&self.codebook)?, self.codebook.dim(1)?, self.distance)?;
+        Ok(match &self.projections {
+            Some(projections) => vq.with_projections(projections.fixed()?)?,
+            None => vq,
+        })
+    }
+}
+
+impl ProjectionsNet {
+    fn fixed(&self) -> Result<Projections> {
+        Ok(Projections::new(self.input.fixed()?, self.output.fixed()?)?)
+    }
+}
+
+impl LinearNet {
+    fn fixed(&self) -> Result<Projection> {
+        let (n_out, n_in) = self.weight.dims2()?;
+        let bias = self.bias.as_ref().map(values).transpose()?;
+        Ok(Projection::new(values(&self.weight)?, bias, n_in, n_out)?)
+    }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}
