@@ -86,11 +86,18 @@ impl Vectors {
     /// # Errors
     /// When it does not load.
     pub fn codec(&self) -> Result<Box<dyn Codec>> {
+        Ok(families::load_checkpoint(&self.open_checkpoint()?, &Device::Cpu)?.codec)
+    }
+
+    /// The checkpoint that the codec is made from.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open_checkpoint(&self) -> Result<Checkpoint> {
         if let Some(path) = &self.model {
-            return Ok(codec_nn::load(path, &Device::Cpu)?.codec);
+            return Ok(Checkpoint::open(path, &Device::Cpu)?);
         }
-        let checkpoint = Checkpoint::from_bytes(self.checkpoint()?, &Device::Cpu)?;
-        Ok(families::load_checkpoint(&checkpoint, &Device::Cpu)?.codec)
+        Ok(Checkpoint::from_bytes(self.checkpoint()?, &Device::Cpu)?)
     }
 
     /// The clips, shortest first.

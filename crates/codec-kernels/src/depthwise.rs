@@ -4,6 +4,10 @@ use crate::error::{Error, Result, count_rows, expect_len, product};
 use crate::pool;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 
+mod gradient;
+
+pub use self::gradient::{depthwise_input_gradient, depthwise_weight_gradient};
+
 /// The steps that an output reads: `t * stride + j * dilation` for j below `kernel`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depthwise {

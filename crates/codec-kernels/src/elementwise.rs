@@ -13,6 +13,9 @@ use crate::pool;
 use crate::simd::{Kernel, Level, MAX_LANES, Simd, dispatch, level};
 
 pub(crate) mod functions;
+mod gradients;
+
+pub use self::gradients::{snake_gradient, unary_gradient};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,12 +9,15 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub use self::transposed::gemm_transposed;
+
 use self::narrow::NarrowRows;
 use crate::error::{Error, Result, expect_len, product};
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch, level};
 
 mod narrow;
+mod transposed;
 
 /// Columns of a panel: two AVX-512 vectors.
 const PANEL: usize = 32;
@@ -40,6 +43,8 @@ const SPREAD_PITCH: usize = BLOCK_DEPTH + 16;
 pub struct PackedMatrix {
     k: usize,
     n: usize,
+    /// Whether there are so few columns that lanes run over rows.
+    narrow: bool,
     /// Narrow: `[n, k]`. Otherwise panels `[k, width]`, all `PANEL` wide but the last, which may be
     /// `HALF_PANEL` wide; columns past `n` are zero.
     data: Vec<f32>,
@@ -55,7 +60,22 @@ impl PackedMatrix {
     /// [`Error::Shape`] where `weights` does not hold `k * n` floats.
     pub fn new(weights: &[f32], k: usize, n: usize) -> Result<Self> {
         expect_len("weights", product("k * n", k, n)?, weights.len())?;
-        Ok(Self::pack(k, n, |row, column| weights[row * n + column]))
+        if n <= NARROW {
+            return Ok(Self::pack(k, n, |row, column| weights[row * n + column]));
+        }
+        Ok(Self::pack_panels(weights, k, n))
+    }
+
+    /// Packs a row-major matrix for [`gemm_transposed`], which wants columns side by side however few.
+    ///
+    /// # Shapes
+    /// `weights`: `[k, n]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `weights` does not hold `k * n` floats.
+    pub fn for_transposed(weights: &[f32], k: usize, n: usize) -> Result<Self> {
+        expect_len("weights", product("k * n", k, n)?, weights.len())?;
+        Ok(Self::pack_panels(weights, k, n))
     }
 
     /// Packs the transpose of a row-major matrix, the layout of a linear layer's weights.
@@ -94,7 +114,21 @@ impl PackedMatrix {
                 }
             }
         }
-        Self { k, n, data }
+        Self { k, n, narrow: n <= NARROW, data }
+    }
+
+    /// Copies whole stretches of rows.
+    fn pack_panels(weights: &[f32], k: usize, n: usize) -> Self {
+        let mut data = Vec::with_capacity(k * n.next_multiple_of(HALF_PANEL));
+        for first in (0..n).step_by(PANEL) {
+            let width = panel_width(n - first);
+            let n_columns = width.min(n - first);
+            for row in weights.chunks_exact(n) {
+                data.extend_from_slice(&row[first..first + n_columns]);
+                data.extend_from_slice(&[0.0; PANEL][..width - n_columns]);
+            }
+        }
+        Self { k, n, narrow: false, data }
     }
 
     fn n_panels(&self) -> usize {
@@ -113,6 +147,8 @@ pub struct Rows<'a> {
     n_rows: usize,
     row_len: usize,
     pitch: usize,
+    /// From an element of a row to the next.
+    step: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -132,7 +168,8 @@ impl<'a> Rows<'a> {
                 return Err(Error::Shape { what: "rows", expected: needed, actual: data.len() });
             }
         }
-        Ok(Self { data, n_rows, row_len, pitch: if n_rows > 1 { pitch } else { row_len.max(1) } })
+        let pitch = if n_rows > 1 { pitch } else { row_len.max(1) };
+        Ok(Self { data, n_rows, row_len, pitch, step: 1 })
     }
 
     /// Number of rows.
@@ -153,7 +190,7 @@ impl<'a> Rows<'a> {
 
     /// The elements in `range`, which lies within `0..row_len`, of every row.
     fn part(&self, range: Range<usize>) -> Self {
-        let data = if self.n_rows == 0 { &[] } else { &self.data[range.start..] };
+        let data = if self.n_rows == 0 { &[] } else { &self.data[range.start * self.step..] };
         Self { data, row_len: range.len(), ..*self }
     }
 
@@ -202,17 +239,17 @@ pub fn gemm(rows: Rows<'_>, matrix: &PackedMatrix, start: Start<'_>, out: &mut [
         let n_parts = n_panels.min(2 * n_threads);
         (0..n_parts).into_par_iter().for_each(|part| {
             let panels = part * n_panels / n_parts..(part + 1) * n_panels / n_parts;
-            dispatch(level, Tiles { rows, matrix, panels, start, out });
+            dispatch(level, Tiles::<false> { rows, matrix, panels, start, out });
         });
         return Ok(());
     }
     pool::for_row_blocks(out, matrix.n, ROW_UNIT, n_threads, |first, out| {
         let rows = rows.slice(first..first + out.len() / matrix.n);
-        if matrix.n <= NARROW {
+        if matrix.narrow {
             dispatch(level, NarrowRows { rows, matrix, start, out });
         } else {
             let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-            dispatch(level, Tiles { rows, matrix, panels: 0..n_panels, start, out });
+            dispatch(level, Tiles::<false> { rows, matrix, panels: 0..n_panels, start, out });
         }
     });
     Ok(())
@@ -231,8 +268,8 @@ unsafe impl Send for Columns {}
 #[expect(unsafe_code, reason = "disjoint columns of one matrix cannot be split as slices")]
 unsafe impl Sync for Columns {}
 
-/// All `rows` times the columns in `panels`.
-struct Tiles<'a> {
+/// All `rows` times the columns in `panels`; `T` when rows are columns of a row-major matrix.
+struct Tiles<'a, const T: bool> {
     /// Every row is `matrix.k` long and inside its slice.
     rows: Rows<'a>,
     matrix: &'a PackedMatrix,
@@ -244,7 +281,7 @@ struct Tiles<'a> {
     out: Columns,
 }
 
-impl Kernel for Tiles<'_> {
+impl<const T: bool> Kernel for Tiles<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -305,7 +342,7 @@ struct Stripe<'a> {
     cols: usize,
 }
 
-impl Tiles<'_> {
+impl<const T: bool> Tiles<'_, T> {
     /// Computes `stripe` in tiles of `V` vectors, as tall as registers and rows allow.
     #[inline(always)]
     fn stripe<S: Simd, const V: usize>(&self, s: S, stripe: Stripe<'_>) {
@@ -343,7 +380,7 @@ impl Tiles<'_> {
     #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
     fn tile<S: Simd, const R: usize, const V: usize>(&self, s: S, stripe: &Stripe<'_>, row: usize) {
         let &Stripe { ref left, depth, column, cols, .. } = stripe;
-        let (k, n, pitch) = (self.matrix.k, self.matrix.n, left.pitch);
+        let (k, n, pitch, step) = (self.matrix.k, self.matrix.n, left.pitch, left.step);
         let first = column / PANEL * PANEL;
         let width = panel_width(n - first);
         debug_assert!(row + R <= left.n_rows && stripe.row + left.n_rows <= self.rows.n_rows);
@@ -356,7 +393,7 @@ impl Tiles<'_> {
         // of this part start at `depth * width`, and `V` vectors from `column - first` on lie within its width;
         // `out` and the bias hold the columns.
         unsafe {
-            let a = left.data.as_ptr().add(row * pitch);
+            let a = left.data.as_ptr().add(if T { row } else { row * pitch });
             let b = self.matrix.data.as_ptr().add(first * k + depth * width + (column - first));
             let out = self.out.data.add((stripe.row + row) * self.out.pitch + column);
             let mut acc = [[s.splat(0.0); V]; R];
@@ -377,7 +414,8 @@ impl Tiles<'_> {
                     *right = s.load_ptr(b.add(i * width + v * S::LANES));
                 }
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = s.splat(*a.add(r * pitch + i));
+                    // Constants for the compiler: neighbouring elements, or neighbouring rows.
+                    let x = s.splat(*a.add(if T { r + i * step } else { r * pitch + i }));
                     for (acc, &right) in acc.iter_mut().zip(&right) {
                         *acc = s.fma(x, right, *acc);
                     }

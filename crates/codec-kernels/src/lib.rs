@@ -60,13 +60,13 @@ pub mod sinc;
 mod testing;
 
 pub use attention::{Heads, attention};
-pub use depthwise::{Depthwise, depthwise};
-pub use elementwise::{Unary, snake, unary, unary_in_place};
+pub use depthwise::{Depthwise, depthwise, depthwise_input_gradient, depthwise_weight_gradient};
+pub use elementwise::{Unary, snake, snake_gradient, unary, unary_gradient, unary_in_place};
 pub use error::{Error, Result};
 pub use gaussian::gaussian;
-pub use gemm::{PackedMatrix, Rows, Start, gemm};
-pub use lstm::{lstm_cell, lstm_sequence};
-pub use norm::{group_norm, layer_norm, rms_norm};
+pub use gemm::{PackedMatrix, Rows, Start, gemm, gemm_transposed};
+pub use lstm::{LstmGradient, LstmRun, lstm_cell, lstm_gradient, lstm_sequence};
+pub use norm::{group_norm, layer_norm, layer_norm_gradient, rms_norm};
 pub use reduce::{argmax, argmin, softmax, squared_norms};
 pub use rotary::{Rotary, rotate, sin_cos};
 pub use simd::{Level, available_levels, level, with_level};

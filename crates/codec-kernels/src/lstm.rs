@@ -5,6 +5,10 @@ use crate::error::{Error, Result, expect_len, product};
 use crate::gemm::{PackedMatrix, Rows, Start, gemm};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 
+mod gradient;
+
+pub use self::gradient::{LstmGradient, LstmRun, lstm_gradient};
+
 /// Runs one layer over a sequence.
 ///
 /// `gates` come in holding `bias + W x` of every step and go out holding the sums of both products: the chain

@@ -7,6 +7,10 @@ use crate::pool;
 use crate::reduce::tree;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 
+mod gradient;
+
+pub use self::gradient::layer_norm_gradient;
+
 /// Steps of a group norm that are summed before the next ones, so that threads can share the work.
 const BLOCK_STEPS: usize = 512;
 

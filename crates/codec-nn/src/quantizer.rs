@@ -5,6 +5,7 @@
 use crate::error::Result;
 use candle_core::Tensor;
 use codec_core::quantizer::{Distance, Fsq, Projection, Projections, Quantizer, Rvq, SplitRvq, Vq};
+use codec_core::{CodeLayout, CodebookSpec};
 
 /// The tensors of a quantizer.
 #[derive(Clone, Debug)]
@@ -42,12 +43,23 @@ pub struct ResidualNet {
 pub struct StageNet {
     /// `[codebook_size, codebook_dim]`.
     pub codebook: Tensor,
+    /// What the codebook is the quotient of, where a checkpoint keeps that instead (Mimi).
+    pub averages: Option<AveragesNet>,
     /// Frames per code.
     pub stride: u32,
     /// How it is searched.
     pub distance: Distance,
     /// Around this codebook.
     pub projections: Option<ProjectionsNet>,
+}
+
+/// Sums of vectors and how many they are: their quotients are the entries of a codebook.
+#[derive(Clone, Debug)]
+pub struct AveragesNet {
+    /// `[codebook_size, codebook_dim]`.
+    pub sums: Tensor,
+    /// `[codebook_size]`.
+    pub counts: Tensor,
 }
 
 /// Linear maps into and out of a look-up.
@@ -74,10 +86,21 @@ impl QuantizerNet {
     /// # Shapes
     /// `codebooks`: each `[codebook_size, dim]`, coarse to fine.
     pub fn residual(codebooks: Vec<Tensor>) -> Self {
-        let stage =
-            |codebook| StageNet { codebook, stride: 1, distance: Distance::Euclidean, projections: None };
-        let stages = codebooks.into_iter().map(stage).collect();
+        let stages = codebooks.into_iter().map(StageNet::euclidean).collect();
         Self::Residual(ResidualNet { stages, projections: None })
+    }
+
+    /// The codebooks.
+    ///
+    /// # Errors
+    /// What codec-core refuses in a layout.
+    pub fn layout(&self) -> Result<CodeLayout> {
+        let specs = match self {
+            Self::Residual(net) => net.specs()?,
+            Self::Split { semantic, acoustic } => [semantic.specs()?, acoustic.specs()?].concat(),
+            Self::Fsq { levels, .. } => return Ok(Fsq::new(levels)?.layout().clone()),
+        };
+        Ok(CodeLayout::new(specs)?)
     }
 
     /// The quantizer of the tensors' present values.
@@ -102,6 +125,14 @@ impl QuantizerNet {
 }
 
 impl ResidualNet {
+    fn specs(&self) -> Result<Vec<CodebookSpec>> {
+        let spec = |stage: &StageNet| -> Result<CodebookSpec> {
+            let size = u32::try_from(stage.codebook.dim(0)?).unwrap_or(u32::MAX);
+            Ok(CodebookSpec { size, stride: stage.stride })
+        };
+        self.stages.iter().map(spec).collect()
+    }
+
     /// The stack of the tensors' present values.
     ///
     /// # Errors
@@ -117,6 +148,14 @@ impl ResidualNet {
 }
 
 impl StageNet {
+    /// One code per frame, searched by Euclidean distance, without projections.
+    ///
+    /// # Shapes
+    /// `codebook`: `[codebook_size, codebook_dim]`.
+    pub fn euclidean(codebook: Tensor) -> Self {
+        Self { codebook, averages: None, stride: 1, distance: Distance::Euclidean, projections: None }
+    }
+
     /// The stage of the tensors' present values.
     ///
     /// # Errors

@@ -18,17 +18,16 @@
 //! A stage hands on the entry itself, where the reference adds a rounding error (`z + (entry - z)`).
 
 use super::Family;
-use crate::codec::NetCodec;
+use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::dacnet::{Dacnet, Kind};
 use crate::weights::{Checkpoint, Weights, model_type};
 use candle_core::Device;
-use codec_core::quantizer::Quantizer;
 use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "dac", recognizes, load };
+pub(super) const FAMILY: Family = Family { name: "dac", recognizes, load, networks: Some(networks) };
 
 fn recognizes(checkpoint: &Checkpoint) -> bool {
     match checkpoint.config() {
@@ -38,20 +37,23 @@ fn recognizes(checkpoint: &Checkpoint) -> bool {
 }
 
 fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    Ok(Box::new(networks(checkpoint)?.codec(device)?))
+}
+
+fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let Some(weights) = checkpoint.weights() else {
         return Err(checkpoint.unrecognized());
     };
-    let codec = match (checkpoint.config(), Original::of(checkpoint)?) {
+    match (checkpoint.config(), Original::of(checkpoint)?) {
         (Some(config), _) => {
             let config: Config = serde_json::from_str(config)
                 .map_err(|e| Error::Config { field: "config.json", why: e.to_string() })?;
             let model = config.model();
-            model.build(&weights.renamed(|name| original_name(name, &model.net))?, device)?
+            model.build(&weights.renamed(|name| original_name(name, &model.net))?)
         }
-        (None, Some(original)) => original.model().build(weights, device)?,
-        (None, None) => return Err(checkpoint.unrecognized()),
-    };
-    Ok(Box::new(codec))
+        (None, Some(original)) => original.model().build(weights),
+        (None, None) => Err(checkpoint.unrecognized()),
+    }
 }
 
 /// What both kinds of configuration say.
@@ -63,7 +65,7 @@ struct Model {
 }
 
 impl Model {
-    fn build(&self, weights: &Weights, device: &Device) -> Result<NetCodec> {
+    fn build(&self, weights: &Weights) -> Result<Networks> {
         let hop_length = self.net.hop_length()?;
         if self.n_codebooks > codec_core::codes::MAX_CODEBOOKS {
             return Err(Error::Config { field: "n_codebooks", why: "are too many".to_owned() });
@@ -79,12 +81,11 @@ impl Model {
             hop_length,
             delays: Delays::default(),
             segment: None,
-            layout: quantizer.layout().clone(),
+            layout: quantizer.layout()?,
         };
         let (encoder, decoder) = (self.net.encoder(weights, 1)?, self.net.decoder(weights)?);
-        let codec = NetCodec::new(info, encoder, decoder, Box::new(quantizer), device)?;
         weights.finish(&[])?;
-        Ok(codec)
+        Ok(Networks { info, encoder, decoder, quantizer })
     }
 
     /// The published name, which two models of one rate share but for the bitrate.
@@ -322,7 +323,7 @@ mod tests {
             (r#"{"sampling_rate": 0}"#, "configuration: sample_rate: must not be zero"),
             ("{}", "the checkpoint lacks quantizer.quantizers.0.codebook.weight"),
         ] {
-            let error = parse(json).model().build(&weights, &Device::Cpu).unwrap_err();
+            let error = parse(json).model().build(&weights).unwrap_err();
             assert_eq!(error.to_string(), expected, "{json}");
         }
     }

@@ -20,7 +20,7 @@
 //! - Fewer codebooks than there are semantic ones can be asked for, which both refuse.
 
 use super::Family;
-use crate::codec::NetCodec;
+use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::layers::{
     Activation, Attention, AttentionSpec, AttentionWeights, ChannelScale, Conv1d, ConvSpec, ConvTranspose1d,
@@ -28,15 +28,15 @@ use crate::layers::{
     transformer_layer,
 };
 use crate::nets::seanet::{Seanet, fill};
+use crate::quantizer::{AveragesNet, LinearNet, ProjectionsNet, QuantizerNet, ResidualNet, StageNet};
 use crate::weights::{Checkpoint, Weights};
 use candle_core::{Device, Tensor};
-use codec_core::quantizer::{Projection, Projections, Rvq, SplitRvq};
 use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "mimi", recognizes, load };
+pub(super) const FAMILY: Family = Family { name: "mimi", recognizes, load, networks: Some(networks) };
 
 /// A flag of training: whether a codebook has been filled.
 const IGNORED: [&str; 1] = ["initialized"];
@@ -57,6 +57,10 @@ fn recognizes(checkpoint: &Checkpoint) -> bool {
 }
 
 fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    Ok(Box::new(networks(checkpoint)?.codec(device)?))
+}
+
+fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let Some(weights) = checkpoint.weights() else {
         return Err(checkpoint.unrecognized());
     };
@@ -64,6 +68,7 @@ fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
         Some(Dialect::HuggingFace) => weights.clone(),
         Some(Dialect::Kyutai) => weights.renamed(from_kyutai)?,
         Some(Dialect::Mlx) => weights.permuted(order_in_mlx)?.renamed(from_mlx(weights))?,
+        None if weights.are_new() => weights.clone(),
         None => return Err(checkpoint.unrecognized()),
     };
     let config = match checkpoint.config() {
@@ -72,7 +77,7 @@ fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
         }
         None => Config::of_tensors(|name| weights.shape(name))?,
     };
-    Ok(Box::new(config.build(&weights, device)?))
+    config.build(&weights)
 }
 
 /// How the tensors of a checkpoint are named.
@@ -298,7 +303,7 @@ impl Config {
         })
     }
 
-    fn build(&self, weights: &Weights, device: &Device) -> Result<NetCodec> {
+    fn build(&self, weights: &Weights) -> Result<Networks> {
         self.check()?;
         let net = self.net()?;
         let hop_length = net.hop_length()?;
@@ -323,13 +328,12 @@ impl Config {
         decoder.push(DynLayer::new(self.transformer(&weights.pp("decoder_transformer.layers"))?));
         decoder.append(&mut net.decoder(&weights.pp("decoder.layers"))?);
         let n_acoustic = self.num_quantizers - self.num_semantic_quantizers;
-        let quantizer = SplitRvq::new(
-            self.stack(&weights.pp("quantizer").pp(STACKS[0]), self.num_semantic_quantizers)?,
-            self.stack(&weights.pp("quantizer").pp(STACKS[1]), n_acoustic)?,
-        )?;
-        let codec = NetCodec::new(info, encoder, decoder, Box::new(quantizer), device)?;
+        let quantizer = QuantizerNet::Split {
+            semantic: self.stack(&weights.pp("quantizer").pp(STACKS[0]), self.num_semantic_quantizers)?,
+            acoustic: self.stack(&weights.pp("quantizer").pp(STACKS[1]), n_acoustic)?,
+        };
         weights.finish(&IGNORED)?;
-        Ok(codec)
+        Ok(Networks { info, encoder, decoder, quantizer })
     }
 
     /// Refuses what is not implemented or not within reason.
@@ -482,28 +486,27 @@ impl Config {
     }
 
     /// One of the two stacks of codebooks, between its projections.
-    fn stack(&self, weights: &Weights, n_codebooks: usize) -> Result<Rvq> {
+    fn stack(&self, weights: &Weights, n_codebooks: usize) -> Result<ResidualNet> {
         let (size, dim) = (self.codebook_size as usize, self.codebook_dim);
-        let mut codebooks = Vec::new();
-        for codebook_idx in 0..n_codebooks {
+        let stage = |codebook_idx: usize| -> Result<StageNet> {
             let weights = weights.pp("layers").pp(codebook_idx).pp("codebook");
-            let (sums, usage) =
-                (weights.values(&[size, dim], "embed_sum")?, weights.values(&[size], "cluster_usage")?);
-            for (sum, usage) in sums.chunks_exact(dim).zip(usage) {
-                codebooks.extend(sum.iter().map(|x| x / usage.max(USAGE_FLOOR)));
-            }
-        }
-        let rvq = Rvq::from_codebooks(&codebooks, size, dim)?;
+            let sums = weights.get((size, dim), "embed_sum")?;
+            let counts = weights.get(size, "cluster_usage")?;
+            let floored = counts.maximum(f64::from(USAGE_FLOOR))?.unsqueeze(1)?;
+            let codebook = sums.broadcast_div(&floored)?;
+            Ok(StageNet { averages: Some(AveragesNet { sums, counts }), ..StageNet::euclidean(codebook) })
+        };
+        let stages = (0..n_codebooks).map(stage).collect::<Result<_>>()?;
         if !weights.contains("input_proj.weight") && dim == self.hidden_size {
-            return Ok(rvq);
+            return Ok(ResidualNet { stages, projections: None });
         }
-        let projection = |name: &str, n_in: usize, n_out: usize| -> Result<Projection> {
-            let weight = weights.pp(name).values(&[n_out, n_in, 1], "weight")?;
-            Ok(Projection::new(weight, None, n_in, n_out)?)
+        let projection = |name: &str, n_in: usize, n_out: usize| -> Result<LinearNet> {
+            let weight = weights.pp(name).get((n_out, n_in, 1), "weight")?.squeeze(2)?;
+            Ok(LinearNet { weight, bias: None })
         };
         let input = projection("input_proj", self.hidden_size, dim)?;
         let output = projection("output_proj", dim, self.hidden_size)?;
-        Ok(rvq.with_projections(Projections::new(input, output)?)?)
+        Ok(ResidualNet { stages, projections: Some(ProjectionsNet { input, output }) })
     }
 }
 
@@ -652,7 +655,7 @@ mod tests {
             ("{}", "the checkpoint lacks encoder.layers.0.conv.weight"),
         ] {
             let config: Config = serde_json::from_str(json).unwrap();
-            let error = config.build(&weights, &Device::Cpu).unwrap_err();
+            let error = config.build(&weights).unwrap_err();
             assert_eq!(error.to_string(), expected, "{json}");
         }
     }

@@ -16,17 +16,16 @@
 //! shorter window. The noise is ours. As in DAC, a stage hands on the entry itself.
 
 use super::Family;
-use crate::codec::NetCodec;
+use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::dacnet::{Dacnet, Kind};
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
-use codec_core::quantizer::Quantizer;
 use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "snac", recognizes, load };
+pub(super) const FAMILY: Family = Family { name: "snac", recognizes, load, networks: Some(networks) };
 
 /// Longest window of the attention and largest stride of a codebook, in frames.
 const MAX_FRAMES: usize = 512;
@@ -42,12 +41,16 @@ fn recognizes(checkpoint: &Checkpoint) -> bool {
 }
 
 fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    Ok(Box::new(networks(checkpoint)?.codec(device)?))
+}
+
+fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let (Some(weights), Some(config)) = (checkpoint.weights(), checkpoint.config()) else {
         return Err(checkpoint.unrecognized());
     };
     let config: Config = serde_json::from_str(config)
         .map_err(|e| Error::Config { field: "config.json", why: e.to_string() })?;
-    Ok(Box::new(config.build(weights, device)?))
+    config.build(weights)
 }
 
 /// `config.json`: the arguments of the model's constructor. Fields that it leaves out have the values that
@@ -89,14 +92,15 @@ impl Default for Config {
 }
 
 impl Config {
-    fn build(&self, weights: &Weights, device: &Device) -> Result<NetCodec> {
+    fn build(&self, weights: &Weights) -> Result<Networks> {
         let net = self.net();
         let (hop_length, block) = (net.hop_length()?, self.block()?);
         if self.sampling_rate == 0 {
             return Err(config("sampling_rate", "must not be zero"));
         }
         let quantizer = net.quantizer(weights, &self.vq_strides)?;
-        if !block.is_multiple_of(quantizer.layout().stride_frames() as usize) {
+        let layout = quantizer.layout()?;
+        if !block.is_multiple_of(layout.stride_frames() as usize) {
             return Err(config("vq_strides", "must divide the first of them"));
         }
         let info = CodecInfo {
@@ -106,12 +110,11 @@ impl Config {
             hop_length,
             delays: Delays::default(),
             segment: None,
-            layout: quantizer.layout().clone(),
+            layout,
         };
         let (encoder, decoder) = (net.encoder(weights, block)?, net.decoder(weights)?);
-        let codec = NetCodec::new(info, encoder, decoder, Box::new(quantizer), device)?;
         weights.finish(&[])?;
-        Ok(codec)
+        Ok(Networks { info, encoder, decoder, quantizer })
     }
 
     fn net(&self) -> Dacnet {
@@ -202,7 +205,7 @@ mod tests {
             (r#"{"sampling_rate": 0}"#, "configuration: sampling_rate: must not be zero"),
             ("{}", "the checkpoint lacks quantizer.quantizers.0.codebook.weight"),
         ] {
-            let error = parse(json).build(&weights, &Device::Cpu).unwrap_err();
+            let error = parse(json).build(&weights).unwrap_err();
             assert_eq!(error.to_string(), expected, "{json}");
         }
         assert!(serde_json::from_str::<Config>(r#"{"causal": true}"#).is_err());

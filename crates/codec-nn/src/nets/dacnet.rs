@@ -11,9 +11,10 @@ use crate::layers::{
     Activation, Attention, AttentionSpec, AttentionWeights, Conv1d, ConvSpec, ConvTranspose1d, DynLayer,
     FillBlocks, Heads, LayerNorm, Linear, Noise, Padding, Residual, Sight, Unary, WholeBlocks, Windows,
 };
+use crate::quantizer::{LinearNet, ProjectionsNet, QuantizerNet, ResidualNet, StageNet};
 use crate::weights::Weights;
 use candle_core::Tensor;
-use codec_core::quantizer::{Distance, Projection, Projections, Rvq, Vq};
+use codec_core::quantizer::Distance;
 
 /// Windows at both ends of either network, and inside residual units.
 const KERNEL: usize = 7;
@@ -186,21 +187,22 @@ impl Dacnet {
     }
 
     /// Stages of a normalized look-up between two projections each; `strides` are the frames per code.
-    pub(crate) fn quantizer(&self, weights: &Weights, strides: &[u32]) -> Result<Rvq> {
+    pub(crate) fn quantizer(&self, weights: &Weights, strides: &[u32]) -> Result<QuantizerNet> {
         let Self { latent_dim, codebook_size, codebook_dim, .. } = *self;
-        let projection = |weights: &Weights, n_in: usize, n_out: usize| -> Result<Projection> {
-            let weight = weights.conv_weight((n_out, n_in, 1), "weight")?.flatten_all()?.to_vec1()?;
-            Ok(Projection::new(weight, Some(weights.values(&[n_out], "bias")?), n_in, n_out)?)
+        let linear = |weights: &Weights, n_in: usize, n_out: usize| -> Result<LinearNet> {
+            let weight = weights.conv_weight((n_out, n_in, 1), "weight")?.squeeze(2)?;
+            Ok(LinearNet { weight, bias: Some(weights.get(n_out, "bias")?) })
         };
-        let stage = |(codebook_idx, &stride): (usize, &u32)| -> Result<(Vq, u32)> {
+        let stage = |(codebook_idx, &stride): (usize, &u32)| -> Result<StageNet> {
             let weights = weights.pp("quantizer.quantizers").pp(codebook_idx);
-            let codebook = weights.values(&[codebook_size, codebook_dim], "codebook.weight")?;
-            let input = projection(&weights.pp("in_proj"), latent_dim, codebook_dim)?;
-            let output = projection(&weights.pp("out_proj"), codebook_dim, latent_dim)?;
-            let vq = Vq::new(codebook, codebook_dim, Distance::Cosine)?;
-            Ok((vq.with_projections(Projections::new(input, output)?)?, stride))
+            let codebook = weights.get((codebook_size, codebook_dim), "codebook.weight")?;
+            let input = linear(&weights.pp("in_proj"), latent_dim, codebook_dim)?;
+            let output = linear(&weights.pp("out_proj"), codebook_dim, latent_dim)?;
+            let projections = Some(ProjectionsNet { input, output });
+            Ok(StageNet { codebook, averages: None, stride, distance: Distance::Cosine, projections })
         };
-        Ok(Rvq::with_strides(strides.iter().enumerate().map(stage).collect::<Result<_>>()?)?)
+        let stages = strides.iter().enumerate().map(stage).collect::<Result<_>>()?;
+        Ok(QuantizerNet::Residual(ResidualNet { stages, projections: None }))
     }
 
     /// Three residual units over growing spans.

@@ -5,6 +5,7 @@
 //! never copied. A dilated convolution is `kernel` products whose rows start one dilation later each, the
 //! later ones going on with the chains of the earlier.
 
+use super::conv_grad::{bias_gradient, input_gradient, rows_gradient};
 use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
@@ -54,6 +55,11 @@ impl Packed {
             .map(|tap| PackedMatrix::new(tap, k, c_out))
             .collect::<Result<_, _>>()?;
         Ok(Self { taps })
+    }
+
+    /// One matrix, or one per tap where dilation keeps taps apart.
+    pub(super) fn taps(&self) -> &[PackedMatrix] {
+        &self.taps
     }
 
     fn c_out(&self) -> usize {
@@ -167,19 +173,6 @@ fn forward(
     Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, c_out))))
 }
 
-/// The gradient of the input: every output hands its share back to the steps of its window.
-fn backward_input(xs: &Tensor, rows: &Tensor, grad: &Tensor, geometry: Geometry) -> Result<Tensor> {
-    let (_, n_in, c_in) = xs.dims3()?;
-    let shares = grad.broadcast_matmul(&rows.t()?)?.contiguous()?;
-    Ok(shares.apply_op1_no_bwd(&Fold { geometry, n_in, c_in })?)
-}
-
-/// The gradient of the weight in row form.
-fn backward_rows(xs: &Tensor, grad: &Tensor, geometry: Geometry) -> Result<Tensor> {
-    let windows = unfold(xs, geometry)?.flatten_to(1)?;
-    Ok(windows.t()?.matmul(&grad.flatten_to(1)?)?)
-}
-
 struct FixedConv {
     packed: Arc<Packed>,
     bias: Option<Arc<[f32]>>,
@@ -198,7 +191,7 @@ impl CustomOp1 for FixedConv {
 
     fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let rows = self.packed.unpack().map_err(wrap)?;
-        backward_input(&xs.detach(), &rows, grad, self.geometry).map(Some).map_err(wrap)
+        input_gradient(&grad.detach(), &rows, self.geometry, xs.dim(1)?).map(Some).map_err(wrap)
     }
 }
 
@@ -225,9 +218,10 @@ impl LiveConv {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         // Detached, or the gradients would carry a graph of their own.
-        let (inputs, matrix, grad) = (xs.detach(), rows.detach(), grad.contiguous()?);
-        let for_xs = xs.track_op().then(|| backward_input(&inputs, &matrix, &grad, self.geometry));
-        let for_rows = rows.track_op().then(|| backward_rows(&inputs, &grad, self.geometry));
+        let (inputs, matrix, grad) = (xs.detach(), rows.detach(), grad.detach().contiguous()?);
+        let n_in = xs.dim(1)?;
+        let for_xs = xs.track_op().then(|| input_gradient(&grad, &matrix, self.geometry, n_in));
+        let for_rows = rows.track_op().then(|| rows_gradient(&inputs, &grad, self.geometry));
         Ok((for_xs.transpose()?, for_rows.transpose()?))
     }
 }
@@ -284,35 +278,7 @@ impl CustomOp3 for LiveConv {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (for_xs, for_rows) = self.backward(xs, rows, grad).map_err(wrap)?;
-        let for_bias = if bias.track_op() { Some(grad.sum((0, 1))?) } else { None };
+        let for_bias = bias.track_op().then(|| bias_gradient(&grad.detach())).transpose().map_err(wrap)?;
         Ok((for_xs, for_rows, for_bias))
-    }
-}
-
-/// The transpose of [`unfold`]: adds the rows back to the steps that they were read from.
-struct Fold {
-    geometry: Geometry,
-    n_in: usize,
-    c_in: usize,
-}
-
-impl CustomOp1 for Fold {
-    fn name(&self) -> &'static str {
-        "codec-fold"
-    }
-
-    fn cpu_fwd(&self, shares: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let shares = Items::new(shares, layout)?;
-        let (c_in, geometry) = (self.c_in, self.geometry);
-        let mut out = vec![0.0; shares.batch * self.n_in * c_in];
-        for (batch_idx, out) in out.chunks_exact_mut((self.n_in * c_in).max(1)).enumerate() {
-            for (row_idx, row) in shares.get(batch_idx).chunks_exact(shares.channels).enumerate() {
-                for (tap_idx, tap) in row.chunks_exact(c_in).enumerate() {
-                    let first = (row_idx * geometry.stride + tap_idx * geometry.dilation) * c_in;
-                    out[first..first + c_in].iter_mut().zip(tap).for_each(|(sum, share)| *sum += share);
-                }
-            }
-        }
-        Ok((CpuStorage::F32(out), Shape::from((shares.batch, self.n_in, c_in))))
     }
 }

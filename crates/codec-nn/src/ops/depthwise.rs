@@ -1,7 +1,8 @@
 //! Depthwise convolution: every channel has its own window.
 
 use super::conv::{Geometry, strided};
-use super::{Items, expect_channels, flat, on_kernels, vector_jacobian, with_packed_items, wrap};
+use super::conv_grad::bias_gradient;
+use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
@@ -66,6 +67,25 @@ impl Depthwise {
     }
 }
 
+impl Depthwise {
+    /// The gradients of input and taps, where they are wanted.
+    fn gradients(
+        &self,
+        xs: &Tensor,
+        taps: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<[Option<Tensor>; 2]> {
+        let Geometry { kernel, stride, dilation } = self.geometry;
+        let conv = codec_kernels::Depthwise { kernel, stride, dilation };
+        let (inputs, grad) = (xs.detach().contiguous()?, grad.detach().contiguous()?);
+        let fixed_taps = taps.detach().contiguous()?;
+        let of =
+            |of: GradientOf| inputs.apply_op3_no_bwd(&fixed_taps, &grad, &DepthwiseGradient { conv, of });
+        let for_xs = xs.track_op().then(|| of(GradientOf::Input)).transpose()?;
+        Ok([for_xs, taps.track_op().then(|| of(GradientOf::Taps)).transpose()?])
+    }
+}
+
 impl CustomOp2 for Depthwise {
     fn name(&self) -> &'static str {
         "codec-depthwise"
@@ -88,8 +108,7 @@ impl CustomOp2 for Depthwise {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let [for_xs, for_taps] =
-            vector_jacobian([xs, taps], grad, |[xs, taps]| plain(xs, taps, None, self.geometry))?;
+        let [for_xs, for_taps] = self.gradients(xs, taps, grad)?;
         Ok((for_xs, for_taps))
     }
 }
@@ -120,9 +139,60 @@ impl CustomOp3 for Depthwise {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [for_xs, for_taps, for_bias] = vector_jacobian([xs, taps, bias], grad, |[xs, taps, bias]| {
-            plain(xs, taps, Some(bias), self.geometry)
-        })?;
+        let [for_xs, for_taps] = self.gradients(xs, taps, grad)?;
+        let for_bias = bias.track_op().then(|| bias_gradient(&grad.detach())).transpose().map_err(wrap)?;
         Ok((for_xs, for_taps, for_bias))
+    }
+}
+
+/// For whom a gradient is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GradientOf {
+    Input,
+    Taps,
+}
+
+struct DepthwiseGradient {
+    conv: codec_kernels::Depthwise,
+    of: GradientOf,
+}
+
+impl CustomOp3 for DepthwiseGradient {
+    fn name(&self) -> &'static str {
+        "codec-depthwise-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        taps: &CpuStorage,
+        taps_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (_, n_in, channels) = xs_layout.shape().dims3()?;
+        let (_, n_out, _) = grad_layout.shape().dims3()?;
+        let (xs, taps, grad) = (flat(xs, xs_layout)?, flat(taps, taps_layout)?, flat(grad, grad_layout)?);
+        let items = xs.chunks_exact((n_in * channels).max(1));
+        let items = items.zip(grad.chunks_exact((n_out * channels).max(1)));
+        match self.of {
+            GradientOf::Input => {
+                let mut out = vec![0.0; xs.len()];
+                for (out, (_, grad)) in out.chunks_exact_mut((n_in * channels).max(1)).zip(items) {
+                    codec_kernels::depthwise_input_gradient(grad, channels, self.conv, taps, out)
+                        .map_err(wrap)?;
+                }
+                Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
+            }
+            GradientOf::Taps => {
+                let mut out = vec![0.0; taps.len()];
+                for (xs, grad) in items {
+                    codec_kernels::depthwise_weight_gradient(xs, channels, self.conv, grad, &mut out)
+                        .map_err(wrap)?;
+                }
+                Ok((CpuStorage::F32(out), taps_layout.shape().clone()))
+            }
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Activations.
 
-use super::{expect_shape, flat, on_kernels, vector_jacobian, wrap};
+use super::{expect_shape, flat, on_kernels, wrap};
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use codec_kernels::Unary;
 
 /// Added to the divisor of Snake, so that an alpha of zero divides.
@@ -75,8 +75,31 @@ impl CustomOp1 for UnaryOp {
     }
 
     fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let [for_xs] = vector_jacobian([xs], grad, |[xs]| unary_plain(xs, self.function))?;
-        Ok(for_xs)
+        let (xs, grad) = (xs.detach().contiguous()?, grad.detach().contiguous()?);
+        xs.apply_op2_no_bwd(&grad, &UnaryGradient { function: self.function }).map(Some)
+    }
+}
+
+struct UnaryGradient {
+    function: Unary,
+}
+
+impl CustomOp2 for UnaryGradient {
+    fn name(&self) -> &'static str {
+        "codec-unary-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (xs, grad) = (flat(xs, xs_layout)?, flat(grad, grad_layout)?);
+        let mut out = vec![0.0; xs.len()];
+        codec_kernels::unary_gradient(self.function, xs, grad, &mut out).map_err(wrap)?;
+        Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }
 }
 
@@ -107,7 +130,39 @@ impl CustomOp2 for Snake {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let [for_xs, for_alpha] = vector_jacobian([xs, alpha], grad, |[xs, alpha]| snake_plain(xs, alpha))?;
-        Ok((for_xs, for_alpha))
+        let (inputs, alphas) = (xs.detach().contiguous()?, alpha.detach().contiguous()?);
+        let both = inputs.apply_op3_no_bwd(&alphas, &grad.detach().contiguous()?, &SnakeGradient)?;
+        let n = xs.elem_count();
+        let part = |start: usize, of: &Tensor| both.narrow(0, start, of.elem_count())?.reshape(of.shape());
+        Ok((
+            xs.track_op().then(|| part(0, xs)).transpose()?,
+            alpha.track_op().then(|| part(n, alpha)).transpose()?,
+        ))
+    }
+}
+
+/// The gradient of the input, then that of alpha.
+struct SnakeGradient;
+
+impl CustomOp3 for SnakeGradient {
+    fn name(&self) -> &'static str {
+        "codec-snake-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        alpha: &CpuStorage,
+        alpha_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (xs, alpha, grad) = (flat(xs, xs_layout)?, flat(alpha, alpha_layout)?, flat(grad, grad_layout)?);
+        let mut out = vec![0.0; xs.len() + alpha.len()];
+        let (for_xs, for_alpha) = out.split_at_mut(xs.len());
+        codec_kernels::snake_gradient(xs, alpha, grad, for_xs, for_alpha).map_err(wrap)?;
+        let n = out.len();
+        Ok((CpuStorage::F32(out), Shape::from(n)))
     }
 }

@@ -1,10 +1,10 @@
 //! The recurrent half of an LSTM layer.
 
-use super::{expect_channels, expect_shape, flat, on_kernels, vector_jacobian, wrap};
+use super::{expect_channels, expect_shape, flat, on_kernels, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
-use codec_kernels::{PackedMatrix, lstm_sequence};
-use std::sync::Arc;
+use codec_kernels::{LstmRun, PackedMatrix, lstm_gradient, lstm_sequence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The weight that goes from the hidden state to the gates.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub(crate) fn lstm(gates: &Tensor, recurrent: &Recurrent, state: &Tensor) -> Res
     expect_channels("gates", gates, 4 * hidden)?;
     let n_steps = gates.dim(1)?;
     let all = if on_kernels(gates)? {
-        let op = LstmOp { packed: recurrent.packed.clone() };
+        let op = LstmOp { packed: recurrent.packed.clone(), sums: Mutex::default() };
         gates.contiguous()?.apply_op3(&recurrent.rows, &state.contiguous()?, op)?
     } else {
         plain(gates, &recurrent.rows, state)?
@@ -83,6 +83,8 @@ pub(crate) fn plain(gates: &Tensor, rows: &Tensor, state: &Tensor) -> Result<Ten
 /// One op has one result: the last cell follows the outputs as one more step.
 struct LstmOp {
     packed: Option<Arc<PackedMatrix>>,
+    /// The sums in the gates, for the way back.
+    sums: Mutex<Vec<f32>>,
 }
 
 impl LstmOp {
@@ -111,6 +113,7 @@ impl LstmOp {
             all.extend_from_slice(output);
             all.extend_from_slice(cell);
         }
+        *self.sums.lock().unwrap_or_else(PoisonError::into_inner) = gates;
         Ok((CpuStorage::F32(all), Shape::from((batch, n_steps + 1, hidden))))
     }
 }
@@ -137,11 +140,34 @@ impl CustomOp3 for LstmOp {
         gates: &Tensor,
         rows: &Tensor,
         state: &Tensor,
-        _: &Tensor,
+        result: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [for_gates, for_rows, for_state] =
-            vector_jacobian([gates, rows, state], grad, |[gates, rows, state]| plain(gates, rows, state))?;
-        Ok((for_gates, for_rows, for_state))
+        let (batch, n_steps, n_gates) = gates.dims3()?;
+        let hidden = n_gates / 4;
+        let values = |xs: Tensor| -> candle_core::Result<Vec<f32>> { xs.flatten_all()?.to_vec1() };
+        // The last step of result and gradient is the cell's.
+        let part = |xs: &Tensor, start: usize, n: usize| values(xs.detach().narrow(1, start, n)?);
+        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let (recurrent, outputs) = (values(rows.detach())?, part(result, 0, n_steps)?);
+        let (hidden_state, cell_state) = (part(state, 0, 1)?, part(state, 1, 1)?);
+        let run = LstmRun {
+            gates: &sums,
+            recurrent: &recurrent,
+            hidden_state: &hidden_state,
+            cell_state: &cell_state,
+            outputs: &outputs,
+        };
+        let (for_outputs, for_cell) = (part(grad, 0, n_steps)?, part(grad, n_steps, 1)?);
+        let owed = lstm_gradient(run, batch, &for_outputs, &for_cell).map_err(wrap)?;
+        let device = gates.device();
+        let for_states = [owed.hidden_state, owed.cell_state]
+            .map(|state| Tensor::from_vec(state, (batch, 1, hidden), device));
+        let [for_hidden, for_cell] = for_states;
+        Ok((
+            gates.track_op().then(|| Tensor::from_vec(owed.gates, gates.shape(), device)).transpose()?,
+            rows.track_op().then(|| Tensor::from_vec(owed.recurrent, rows.shape(), device)).transpose()?,
+            state.track_op().then(|| Tensor::cat(&[for_hidden?, for_cell?], 1)).transpose()?,
+        ))
     }
 }

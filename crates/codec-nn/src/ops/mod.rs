@@ -8,6 +8,7 @@
 
 mod attention;
 mod conv;
+mod conv_grad;
 mod depthwise;
 mod elementwise;
 mod filter;

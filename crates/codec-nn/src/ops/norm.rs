@@ -117,6 +117,50 @@ impl LayerNorm {
     }
 }
 
+impl LayerNorm {
+    /// The gradients of input, gamma and beta.
+    fn gradients(&self, xs: &Tensor, gamma: &Tensor, grad: &Tensor) -> candle_core::Result<[Tensor; 3]> {
+        let (inputs, gammas) = (xs.detach().contiguous()?, gamma.detach().contiguous()?);
+        let op = LayerNormGradient { epsilon: self.epsilon };
+        let all = inputs.apply_op3_no_bwd(&gammas, &grad.detach().contiguous()?, &op)?;
+        let (n, dim) = (xs.elem_count(), gamma.elem_count());
+        Ok([
+            all.narrow(0, 0, n)?.reshape(xs.shape())?,
+            all.narrow(0, n, dim)?.reshape(gamma.shape())?,
+            all.narrow(0, n + dim, dim)?.reshape(gamma.shape())?,
+        ])
+    }
+}
+
+/// One after another: the gradients of input, gamma and beta.
+struct LayerNormGradient {
+    epsilon: f32,
+}
+
+impl CustomOp3 for LayerNormGradient {
+    fn name(&self) -> &'static str {
+        "codec-layer-norm-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        gamma: &CpuStorage,
+        gamma_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (xs, gamma, grad) = (flat(xs, xs_layout)?, flat(gamma, gamma_layout)?, flat(grad, grad_layout)?);
+        let mut out = vec![0.0; xs.len() + 2 * gamma.len()];
+        let (for_xs, rest) = out.split_at_mut(xs.len());
+        let sums = rest.split_at_mut(gamma.len()).into();
+        codec_kernels::layer_norm_gradient(xs, gamma, self.epsilon, grad, for_xs, sums).map_err(wrap)?;
+        let n = out.len();
+        Ok((CpuStorage::F32(out), Shape::from(n)))
+    }
+}
+
 impl CustomOp2 for LayerNorm {
     fn name(&self) -> &'static str {
         "codec-layer-norm"
@@ -139,10 +183,8 @@ impl CustomOp2 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let [for_xs, for_gamma] = vector_jacobian([xs, gamma], grad, |[xs, gamma]| {
-            layer_norm_plain(xs, gamma, None, self.epsilon)
-        })?;
-        Ok((for_xs, for_gamma))
+        let [for_xs, for_gamma, _] = self.gradients(xs, gamma, grad)?;
+        Ok((xs.track_op().then_some(for_xs), gamma.track_op().then_some(for_gamma)))
     }
 }
 
@@ -171,10 +213,12 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [for_xs, for_gamma, for_beta] = vector_jacobian([xs, gamma, beta], grad, |[xs, gamma, beta]| {
-            layer_norm_plain(xs, gamma, Some(beta), self.epsilon)
-        })?;
-        Ok((for_xs, for_gamma, for_beta))
+        let [for_xs, for_gamma, for_beta] = self.gradients(xs, gamma, grad)?;
+        Ok((
+            xs.track_op().then_some(for_xs),
+            gamma.track_op().then_some(for_gamma),
+            beta.track_op().then_some(for_beta),
+        ))
     }
 }
 

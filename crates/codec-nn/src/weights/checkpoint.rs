@@ -107,7 +107,7 @@ impl Checkpoint {
             formats: BTreeSet::new(),
             weights: Some(Weights::new(BTreeMap::new(), device)),
             parts: BTreeMap::new(),
-            sha256: Sha256::digest([]).into(),
+            files: BTreeMap::new(),
         }
     }
 

@@ -146,7 +146,8 @@ impl Weights {
             };
             (entry.shape, entry.strides) = (shape, Some(strides));
         }
-        Ok(Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) })
+        let (prefix, variables) = (self.prefix.clone(), self.variables.clone());
+        Ok(Self { prefix, variables, ..Self::new(entries, &self.shared.device) })
     }
 
     /// The device that tensors are put on.
@@ -167,6 +168,11 @@ impl Weights {
     /// The shape of a tensor of the checkpoint, if there is one of this name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.shared.entries.get(&self.path(name)).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Whether there is no tensor here, and those that are asked for are made.
+    pub(crate) fn are_new(&self) -> bool {
+        self.shared.entries.is_empty() && self.variables.as_ref().is_some_and(Variables::are_seeded)
     }
 
     /// The names of the tensors below this directory, relative to it, in order.

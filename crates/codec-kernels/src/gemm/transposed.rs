@@ -1,0 +1,125 @@
+//! Products whose left matrix is read by columns: what a convolution's weights owe to a batch.
+
+use super::{BLOCK_ROWS, Columns, GRAIN, PackedMatrix, Rows, Start, Tiles};
+use crate::error::{Error, Result, expect_len, product};
+use crate::pool;
+use crate::simd::{dispatch, level};
+use rayon::prelude::*;
+
+/// Threads get whole multiples of this many rows: whole tiles on every level.
+const ROW_UNIT: usize = 24;
+
+/// Multiplies the transpose of rows that may overlap with a matrix: `out[r, c] = Σ_t xs[t * step + r] *
+/// matrix[t, c]`, as one chain of fused multiply-adds with t ascending.
+///
+/// With the windows of a convolution as rows and the gradient of its output as the matrix this is the
+/// gradient of its weight.
+///
+/// # Shapes
+/// `xs`: `[(k - 1) * step + n_rows]` or more, `matrix`: `[k, n]` from [`PackedMatrix::for_transposed`],
+/// `out`: `[n_rows, n]`.
+///
+/// # Errors
+/// [`Error::Shape`] where the sizes do not agree or the matrix was packed for [`super::gemm`],
+/// [`Error::Zero`] for a step of zero.
+pub fn gemm_transposed(
+    xs: &[f32],
+    n_rows: usize,
+    step: usize,
+    matrix: &PackedMatrix,
+    start: Start<'_>,
+    out: &mut [f32],
+) -> Result<()> {
+    let (k, n) = (matrix.k, matrix.n);
+    if step == 0 {
+        return Err(Error::Zero { what: "step" });
+    }
+    if matrix.narrow {
+        return Err(Error::Shape { what: "packed columns", expected: super::NARROW + 1, actual: n });
+    }
+    expect_len("out", product("n_rows * n", n_rows, n)?, out.len())?;
+    if let Start::Bias(bias) = start {
+        expect_len("bias", n, bias.len())?;
+    }
+    if out.is_empty() {
+        return Ok(());
+    }
+    if k > 0 {
+        let last = product("k * step", k - 1, step)?;
+        let needed = last.checked_add(n_rows).ok_or(Error::Overflow { what: "k * step" })?;
+        if xs.len() < needed {
+            return Err(Error::Shape { what: "xs", expected: needed, actual: xs.len() });
+        }
+    }
+    let rows = Rows { data: xs, n_rows, row_len: k, pitch: 1, step };
+    let level = level();
+    let n_threads = pool::threads_for(out.len().saturating_mul(k), GRAIN);
+    let n_panels = matrix.n_panels();
+    if n_threads > 1 && n_panels > 1 && n_rows < BLOCK_ROWS {
+        let out = Columns { data: out.as_mut_ptr(), pitch: n };
+        let n_parts = n_panels.min(2 * n_threads);
+        (0..n_parts).into_par_iter().for_each(|part| {
+            let panels = part * n_panels / n_parts..(part + 1) * n_panels / n_parts;
+            dispatch(level, Tiles::<true> { rows, matrix, panels, start, out });
+        });
+        return Ok(());
+    }
+    pool::for_row_blocks(out, n, ROW_UNIT, n_threads, |first, out| {
+        let rows = rows.slice(first..first + out.len() / n);
+        let out = Columns { data: out.as_mut_ptr(), pitch: n };
+        dispatch(level, Tiles::<true> { rows, matrix, panels: 0..n_panels, start, out });
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{bits, noise, same_everywhere};
+    use proptest::prelude::proptest;
+
+    proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn is_one_chain_for_any_level_and_number_of_threads(
+            k in 0..700_usize,
+            n_rows in 0..120_usize,
+            n in 1..80_usize,
+            step in 1..40_usize,
+            goes_on: bool,
+            seed in 0..1000_u64,
+        ) {
+            let xs = noise(seed, k.saturating_sub(1) * step + n_rows);
+            let ys = noise(seed + 1, k * n);
+            let before = noise(seed + 2, n_rows * n);
+            let matrix = PackedMatrix::for_transposed(&ys, k, n).unwrap();
+            let start = if goes_on { Start::Accumulate } else { Start::Zero };
+            let got = same_everywhere(|| {
+                let mut out = before.clone();
+                gemm_transposed(&xs, n_rows, step, &matrix, start, &mut out).unwrap();
+                out
+            });
+            let chain = |r: usize, c: usize| {
+                let start = if goes_on { before[r * n + c] } else { 0.0 };
+                (0..k).fold(start, |sum, t| xs[t * step + r].mul_add(ys[t * n + c], sum))
+            };
+            let want: Vec<f32> = (0..n_rows * n).map(|i| chain(i / n, i % n)).collect();
+            assert_eq!(bits(&got), bits(&want));
+        }
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_refused() {
+        let matrix = PackedMatrix::for_transposed(&[0.0; 6], 3, 2).unwrap();
+        let call = |len: usize, n_rows, step, n_out: usize| {
+            gemm_transposed(&vec![0.0; len], n_rows, step, &matrix, Start::Zero, &mut vec![0.0; n_out])
+        };
+        assert!(call(8, 4, 2, 8).is_ok());
+        assert!(call(7, 4, 2, 8).is_err());
+        assert!(call(8, 4, 2, 7).is_err());
+        assert!(call(8, 4, 0, 8).is_err());
+        let narrow = PackedMatrix::new(&[0.0; 6], 3, 2).unwrap();
+        assert!(gemm_transposed(&[0.0; 8], 4, 2, &narrow, Start::Zero, &mut [0.0; 8]).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! The command line `codec-train`: from a folder of recordings to a codec.
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use clap::{Parser, Subcommand, ValueEnum};
+use codec_train::StepReport;
+use codec_train::Trainer;
+use codec_train::checkpoint::Saved;
+use codec_train::config::RunConfig;
+use codec_train::run::{Outcome, Watch, export, run};
+use codec_train::validation::{Report, Validator};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tracing_subscriber::EnvFilter;
+
+/// Exit code of a run that was interrupted: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Train neural audio codecs.
+#[derive(Debug, Parser)]
+#[command(name = "codec-train", version, max_term_width = 100)]
+struct Cli {
+    /// Where tensors live.
+    #[arg(long, global = true, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
+    /// Number of threads [default: all cores]. It never changes a result on the CPU.
+    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS")]
+    threads: Option<std::num::NonZeroUsize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Begin a run.
+    Train {
+        /// The run's configuration; see docs/training.md.
+        #[arg(long)]
+        config: PathBuf,
+        /// Begin anew where a run has been before.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Go on with a run from its newest checkpoint.
+    Resume {
+        /// The run's folder, or one of its checkpoints.
+        run: PathBuf,
+        /// Train to this step instead of the configuration's.
+        #[arg(long)]
+        steps: Option<u64>,
+    },
+    /// Write a run's model as a folder for `codec --model`.
+    Export {
+        /// The run's folder, or one of its checkpoints.
+        run: PathBuf,
+        /// The folder to write.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Judge a run's model on its validation clips.
+    Validate {
+        /// The run's folder, or one of its checkpoints.
+        run: PathBuf,
+        /// Print the scores as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Where tensors live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DeviceKind {
+    /// The same bits for the same run.
+    Cpu,
+    /// The first CUDA device; needs a build with the feature `cuda`.
+    Cuda,
+    /// The first Metal device; needs a build with the feature `metal`.
+    Metal,
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    match start(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<ExitCode> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })?;
+    if let Some(threads) = cli.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    }
+    let device = match cli.device {
+        DeviceKind::Cpu => Device::Cpu,
+        DeviceKind::Cuda => Device::new_cuda(0).context("no CUDA device; build with `--features cuda`")?,
+        DeviceKind::Metal => {
+            Device::new_metal(0).context("no Metal device; build with `--features metal`")?
+        }
+    };
+    match cli.command {
+        Command::Train { config, overwrite } => {
+            let config = RunConfig::open(&config)?;
+            clear(&config.output, overwrite)?;
+            train(Trainer::new(config, &device)?, &device)
+        }
+        Command::Resume { run, steps } => {
+            let (saved, mut config) = open(&run, &device)?;
+            config.schedule.steps = steps.unwrap_or(config.schedule.steps);
+            train(Trainer::resume(&saved, config, &device)?, &device)
+        }
+        Command::Export { run, output } => {
+            let (saved, config) = open(&run, &device)?;
+            export(&Trainer::resume(&saved, config, &device)?, &output)?;
+            println!("{}", output.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Validate { run, json } => {
+            let (saved, config) = open(&run, &device)?;
+            let trainer = Trainer::resume(&saved, config, &device)?;
+            let validator = Validator::new(&trainer.config().validation, trainer.info().audio)?;
+            if validator.is_empty() {
+                bail!("the run's configuration names no clips under [validation]");
+            }
+            let report = validator.judge(trainer.export()?, &device)?;
+            if json {
+                println!("{}", serde_json::to_string(&report)?);
+            } else {
+                println!("{}", report.line());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// A run's newest checkpoint, and its configuration.
+fn open(run: &Path, device: &Device) -> Result<(Saved, RunConfig)> {
+    let saved = Saved::read(run, device)?;
+    let mut config: RunConfig =
+        toml::from_str(&saved.state.config).context("the checkpoint's configuration")?;
+    // The folder may have moved since.
+    let folder = if run.is_dir() { Some(run) } else { run.parent() };
+    if let Some(folder) = folder {
+        config.output = folder.to_owned();
+    }
+    Ok((saved, config))
+}
+
+/// Refuses to begin where a run has been, or removes what is left of it.
+fn clear(output: &Path, overwrite: bool) -> Result<()> {
+    if !output.is_dir() {
+        return Ok(());
+    }
+    let checkpoints = codec_train::checkpoint::list(output)?;
+    if checkpoints.is_empty() {
+        return Ok(());
+    }
+    if !overwrite {
+        let folder = output.display();
+        bail!(
+            "{folder} holds a run: go on with `codec-train resume {folder}`, or begin anew with --overwrite"
+        );
+    }
+    checkpoints.iter().try_for_each(std::fs::remove_file).context("removing the old run")
+}
+
+fn train(mut trainer: Trainer, device: &Device) -> Result<ExitCode> {
+    let mut watch = Terminal::new(&trainer);
+    eprintln!("{} clips; log and page in {}", trainer.library().n_clips(), trainer.config().output.display());
+    let outcome = run(&mut trainer, device, &mut watch);
+    watch.bar.finish_and_clear();
+    match outcome? {
+        Outcome::Finished(folder) => {
+            println!("{}", folder.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Stopped(path) => {
+            eprintln!("stopped; {} stands", path.display());
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// The progress of a run on a terminal.
+struct Terminal {
+    bar: ProgressBar,
+    began: Instant,
+    audio_seconds: f64,
+    is_hidden: bool,
+}
+
+impl Terminal {
+    fn new(trainer: &Trainer) -> Self {
+        let bar = ProgressBar::new(trainer.config().schedule.steps);
+        bar.set_position(trainer.step());
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta_precise} left, {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.reset_eta();
+        let is_hidden = bar.is_hidden();
+        Self { bar, began: Instant::now(), audio_seconds: 0.0, is_hidden }
+    }
+
+    fn say(&self, text: &str) {
+        if self.is_hidden {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+}
+
+impl Watch for Terminal {
+    fn step(&mut self, report: &StepReport) {
+        self.audio_seconds += report.audio_seconds;
+        let speed = self.audio_seconds / self.began.elapsed().as_secs_f64().max(1e-9);
+        let losses: Vec<String> = report.losses.iter().map(|(name, x)| format!("{name} {x:.4}")).collect();
+        self.bar.set_message(format!("{speed:.1} s of audio per second, {}", losses.join(", ")));
+        self.bar.set_position(report.step + 1);
+    }
+
+    fn validated(&mut self, step: u64, report: &Report) {
+        self.say(&format!("step {step}: {}", report.line()));
+    }
+
+    fn saved(&mut self, path: &Path) {
+        tracing::info!(path = %path.display(), "checkpoint");
+    }
+
+    fn wants_stop(&self) -> bool {
+        STOP.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,7 @@
+//! AdamW, its learning rate, clipping, and averages of weights.
+
+mod adamw;
+mod schedule;
+
+pub use adamw::{AdamW, Average, global_norm};
+pub use schedule::learning_rate;

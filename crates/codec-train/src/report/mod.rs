@@ -1,0 +1,226 @@
+//! What a run says of itself: a log in JSON lines, and a page with curves.
+
+mod image;
+mod page;
+
+use crate::error::{Error, Result};
+use crate::quantizer::UsageSummary;
+use crate::trainer::StepReport;
+use crate::validation;
+use codec_core::AudioBuffer;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Name of the log in the run's folder.
+pub const LOG: &str = "log.jsonl";
+/// Name of the page in the run's folder.
+pub const PAGE: &str = "index.html";
+
+/// A line of the log: means over the steps since the line before.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Line {
+    /// `train` or `validation`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Steps done.
+    pub step: u64,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// Means of the losses, without their weights.
+    #[serde(default)]
+    pub losses: BTreeMap<String, f64>,
+    /// Mean length of the gradient.
+    #[serde(default)]
+    pub gradient: f64,
+    /// The learning rate.
+    #[serde(default)]
+    pub learning_rate: f64,
+    /// Seconds of audio per second.
+    #[serde(default)]
+    pub speed: f64,
+    /// Batches that the trainer had to wait for.
+    #[serde(default)]
+    pub n_waits: u64,
+    /// Entries that were revived.
+    #[serde(default)]
+    pub n_revived: usize,
+    /// Per kind of clip and codebook the share of entries in use; `all` is every kind.
+    #[serde(default)]
+    pub used: BTreeMap<String, Vec<f64>>,
+    /// The same for the perplexity.
+    #[serde(default)]
+    pub perplexity: BTreeMap<String, Vec<f64>>,
+    /// Of a validation: by `METRIC at BITRATE`, for every kind.
+    #[serde(default)]
+    pub scores: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// Collects steps and writes lines.
+#[derive(Debug)]
+pub struct Log {
+    folder: PathBuf,
+    title: String,
+    file: File,
+    lines: Vec<Line>,
+    pending: Vec<StepReport>,
+    began: std::time::Instant,
+    example: Option<[AudioBuffer; 2]>,
+}
+
+impl Log {
+    /// Opens the log of a run that has done `step` steps; later lines, of a run that was killed after them,
+    /// are taken out.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(folder: &Path, step: u64) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let path = folder.join(LOG);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+        let lines: Vec<Line> = lines.filter(|line| line.step <= step).collect();
+        let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
+        let title = folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let mut log = Self {
+            folder: folder.to_owned(),
+            title,
+            file: file.map_err(Error::io(&path))?,
+            lines: Vec::new(),
+            pending: Vec::new(),
+            began: std::time::Instant::now(),
+            example: None,
+        };
+        lines.into_iter().try_for_each(|line| log.put(line))?;
+        Ok(log)
+    }
+
+    /// Takes a step.
+    pub fn push(&mut self, report: StepReport) {
+        self.pending.push(report);
+    }
+
+    /// Writes a line of the steps since the last one.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn flush(&mut self, seconds: f64, usage: &BTreeMap<String, Vec<UsageSummary>>) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let (Some(last), n) = (pending.last(), pending.len() as f64) else { return Ok(()) };
+        let mut losses = BTreeMap::<String, (f64, f64)>::new();
+        for (name, value) in pending.iter().flat_map(|report| &report.losses) {
+            let (sum, n) = losses.entry(name.clone()).or_default();
+            (*sum, *n) = (*sum + value, *n + 1.0);
+        }
+        let elapsed = self.began.elapsed().as_secs_f64();
+        self.began = std::time::Instant::now();
+        let of = |value: fn(&UsageSummary) -> f64| {
+            let kinds = usage.iter();
+            kinds.map(|(kind, all)| (kind.clone(), all.iter().map(value).collect())).collect()
+        };
+        self.put(Line {
+            kind: "train".to_owned(),
+            step: last.step + 1,
+            seconds,
+            losses: losses.into_iter().map(|(name, (sum, n))| (name, sum / n)).collect(),
+            gradient: pending.iter().map(|report| report.gradient).sum::<f64>() / n,
+            learning_rate: last.learning_rate,
+            speed: pending.iter().map(|report| report.audio_seconds).sum::<f64>() / elapsed.max(1e-9),
+            n_waits: pending.iter().filter(|report| !report.was_ready).count() as u64,
+            n_revived: pending.iter().map(|report| report.n_revived).sum(),
+            used: of(|usage| usage.used),
+            perplexity: of(|usage| usage.perplexity),
+            scores: BTreeMap::new(),
+        })?;
+        self.write_page()
+    }
+
+    /// Writes a line of a validation.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn validation(&mut self, step: u64, seconds: f64, report: validation::Report) -> Result<()> {
+        let mut scores = BTreeMap::<String, BTreeMap<String, f64>>::new();
+        let mut used = BTreeMap::new();
+        for at in &report.scores {
+            for (kind, metrics) in &at.kinds {
+                for (name, mean) in metrics {
+                    let name = format!("{name} at {:.2} kbit/s", at.bitrate / 1000.0);
+                    scores.entry(name).or_default().insert(kind.clone(), mean.mean);
+                }
+            }
+            used.insert("all".to_owned(), at.usage.iter().map(|usage| usage.used).collect());
+        }
+        self.example = report.example;
+        let kind = "validation".to_owned();
+        self.put(Line { kind, step, seconds, scores, used, ..Line::default() })?;
+        self.write_page()
+    }
+
+    /// The lines so far.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    fn put(&mut self, line: Line) -> Result<()> {
+        let path = self.folder.join(LOG);
+        let text = serde_json::to_string(&line)
+            .map_err(|e| Error::Format { path: path.clone(), why: e.to_string() })?;
+        writeln!(self.file, "{text}").and_then(|()| self.file.flush()).map_err(Error::io(path))?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    fn write_page(&self) -> Result<()> {
+        let path = self.folder.join(PAGE);
+        let text = page::page(&self.title, &self.lines, self.example.as_ref());
+        let write = || -> std::io::Result<()> {
+            let mut file = codec_io::atomic::AtomicFile::create(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.commit()
+        };
+        write().map_err(Error::io(&path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(step: u64) -> StepReport {
+        StepReport {
+            step,
+            losses: BTreeMap::from([("mel".to_owned(), 1.0 / (step + 1) as f64)]),
+            gradient: 0.5,
+            learning_rate: 1e-3,
+            n_revived: 1,
+            audio_seconds: 8.0,
+            was_ready: step > 0,
+        }
+    }
+
+    #[test]
+    fn lines_are_means_and_a_resumed_log_goes_on_where_the_run_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let usage =
+            BTreeMap::from([("all".to_owned(), vec![UsageSummary { used: 0.5, perplexity: 9.0 }; 2])]);
+        let mut log = Log::open(folder.path(), 0).unwrap();
+        for step in 0..6 {
+            log.push(report(step));
+            if step % 2 == 1 {
+                log.flush(step as f64, &usage).unwrap();
+            }
+        }
+        let first = &log.lines()[0];
+        assert_eq!((first.step, first.losses["mel"], first.n_waits, first.n_revived), (2, 0.75, 1, 2));
+        assert_eq!(first.perplexity["all"], [9.0, 9.0]);
+        drop(log);
+        // Killed after step 6, resumed from step 4.
+        let log = Log::open(folder.path(), 4).unwrap();
+        assert_eq!(log.lines().iter().map(|line| line.step).collect::<Vec<_>>(), [2, 4]);
+        let page = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
+        assert!(page.contains("<svg") && page.contains("mel") && page.contains("learning rate"));
+    }
+}

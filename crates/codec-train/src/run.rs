@@ -1,0 +1,99 @@
+//! A run from its first step to its last: log, checkpoints, validations.
+
+use crate::error::{Error, Result};
+use crate::report::Log;
+use crate::trainer::{StepReport, Trainer};
+use crate::validation::{Report, Validator};
+use candle_core::Device;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Name of the exported model's folder inside a run's folder.
+pub const MODEL: &str = "model";
+
+/// Who wants to know what a run does.
+pub trait Watch {
+    /// After every step.
+    fn step(&mut self, report: &StepReport);
+    /// After every validation.
+    fn validated(&mut self, step: u64, report: &Report);
+    /// After every checkpoint.
+    fn saved(&mut self, path: &Path);
+    /// Whether to stop, with a checkpoint.
+    fn wants_stop(&self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done; the model lies in this folder.
+    Finished(PathBuf),
+    /// Stopped by request; the checkpoint is this file.
+    Stopped(PathBuf),
+}
+
+/// Trains until the last step.
+///
+/// # Errors
+/// As [`Trainer::advance`]; the last checkpoint then stands.
+pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Result<Outcome> {
+    let config = trainer.config().clone();
+    let schedule = &config.schedule;
+    let validator = Validator::new(&config.validation, trainer.info().audio)?;
+    let mut log = Log::open(&config.output, trainer.step())?;
+    let is_due = |step: u64, every: u64| every > 0 && step % every == 0;
+    while trainer.step() < schedule.steps {
+        let report = trainer.advance()?;
+        watch.step(&report);
+        log.push(report);
+        let step = trainer.step();
+        let is_last = step == schedule.steps;
+        if is_last || is_due(step, schedule.log_every) {
+            log.flush(trainer.seconds(), &usage(trainer))?;
+        }
+        if !validator.is_empty() && (is_last || is_due(step, schedule.validate_every)) {
+            let report = validator.judge(trainer.export()?, device)?;
+            watch.validated(step, &report);
+            log.validation(step, trainer.seconds(), report)?;
+        }
+        let stops = watch.wants_stop() && !is_last;
+        if is_last || stops || is_due(step, schedule.checkpoint_every) {
+            let path = trainer.checkpoint()?;
+            watch.saved(&path);
+            if stops {
+                return Ok(Outcome::Stopped(path));
+            }
+        }
+    }
+    let folder = config.output.join(MODEL);
+    export(trainer, &folder)?;
+    Ok(Outcome::Finished(folder))
+}
+
+/// Writes the model as a folder that `codec --model` takes: `config.json` and `model.safetensors`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn export(trainer: &Trainer, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let config = trainer.model().config().as_bytes();
+    for (name, bytes) in [("config.json", config), ("model.safetensors", &trainer.export()?)] {
+        let path = folder.join(name);
+        let write = || -> std::io::Result<()> {
+            let mut file = codec_io::atomic::AtomicFile::create(&path)?;
+            std::io::Write::write_all(&mut file, bytes)?;
+            file.commit()
+        };
+        write().map_err(Error::io(&path))?;
+    }
+    Ok(())
+}
+
+/// By kind of clip, and `all`, the use of every codebook.
+fn usage(trainer: &Trainer) -> BTreeMap<String, Vec<crate::quantizer::UsageSummary>> {
+    let kinds = trainer.library().kinds().iter().enumerate();
+    let mut usage: BTreeMap<_, _> =
+        kinds.map(|(kind_idx, kind)| (kind.clone(), trainer.usage(Some(kind_idx)))).collect();
+    usage.insert("all".to_owned(), trainer.usage(None));
+    usage
+}
