@@ -18,7 +18,8 @@ fn main() -> Result<(), Error> {
     };
     let (batch, seconds, rounds): (usize, f64, usize) = (batch.parse()?, seconds.parse()?, rounds.parse()?);
     let variables = Variables::seeded(&Device::Cpu, 1);
-    let checkpoint = Checkpoint::from_config(std::fs::read_to_string(config)?, &Device::Cpu).trained(&variables);
+    let checkpoint =
+        Checkpoint::from_config(std::fs::read_to_string(config)?, &Device::Cpu).trained(&variables);
     let info = networks(&checkpoint)?.info;
     let n_samples = (seconds * f64::from(info.audio.sample_rate)) as usize;
     let channels = usize::from(info.audio.channels);
