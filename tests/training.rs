@@ -66,7 +66,7 @@ fn check(name: &str, checkpoint: &Checkpoint, variables: &Variables) -> Result<(
         // The direction of a single number does not turn.
         let is_number = var.dims()[1..].iter().product::<usize>() == 1;
         let is_direction = tensor.ends_with("original1") || tensor.ends_with("weight_v");
-        if !reached && !(is_number && is_direction) {
+        if !(reached || is_number && is_direction) {
             return Err(format!("{name}: nothing moves {tensor}").into());
         }
     }

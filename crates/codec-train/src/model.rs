@@ -4,6 +4,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor, Var};
 use codec_nn::Networks;
+use codec_nn::families::load_checkpoint;
 use codec_nn::weights::{Checkpoint, Variables};
 use std::collections::BTreeMap;
 
@@ -12,15 +13,16 @@ use std::collections::BTreeMap;
 pub struct Model {
     checkpoint: Checkpoint,
     variables: Variables,
-    /// As in `config.json`.
-    config: String,
+    /// As in `config.json`, unless the family does without.
+    config: Option<String>,
 }
 
 impl Model {
     /// Opens the checkpoint, or prepares a new model whose tensors follow from `seed`.
     ///
     /// # Errors
-    /// What the family refuses; [`Error::Config`] for a checkpoint that has no configuration and gets none.
+    /// What the family refuses; [`Error::Config`] for a model that could not be loaded again once it was
+    /// exported, such as one whose family needs a configuration that the checkpoint does not have.
     pub fn new(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
         let own = config.config.as_ref().map(serde_json::to_string).transpose();
         let own = own.map_err(|e| Error::config("model.config", e.to_string()))?;
@@ -36,13 +38,16 @@ impl Model {
             (None, Some(own)) => (Checkpoint::from_config(own, device), Variables::seeded(device, seed)),
             (None, None) => return Err(Error::config("model", "needs `config` or `checkpoint`")),
         };
-        let no_config = "is needed: the checkpoint has no configuration of its own";
-        let config_json = checkpoint.config().ok_or_else(|| Error::config("model.config", no_config))?;
-        let config_json = config_json.to_owned();
+        let config_json = checkpoint.config().map(str::to_owned);
         config.freeze.iter().for_each(|prefix| variables.freeze(prefix.clone()));
         let model = Self { checkpoint: checkpoint.trained(&variables), variables, config: config_json };
         // Makes every variable, and finds what is wrong before the first step.
         model.networks()?;
+        let exported = Checkpoint::from_bytes(model.export(&BTreeMap::new())?, device)?;
+        load_checkpoint(&exported, device).map_err(|e| {
+            let why = format!("a model trained from this could not be loaded again ({e}): set model.config");
+            Error::config("model", why)
+        })?;
         Ok(model)
     }
 
@@ -59,9 +64,9 @@ impl Model {
         &self.variables
     }
 
-    /// The model's configuration, as in `config.json`.
-    pub fn config(&self) -> &str {
-        &self.config
+    /// The model's configuration, as in `config.json`, unless the family does without.
+    pub fn config(&self) -> Option<&str> {
+        self.config.as_deref()
     }
 
     /// The model as a safetensors file, with `averages` in place of the variables that have one.
@@ -73,7 +78,9 @@ impl Model {
             let value = averages.get(&name).cloned().unwrap_or_else(|| var.as_detached_tensor());
             (name, value)
         });
-        let metadata = Some([("config".to_owned(), self.config.clone())].into_iter().collect());
+        let values = values.chain(self.variables.constants());
+        let metadata = self.config.iter().map(|config| ("config".to_owned(), config.clone())).collect();
+        let metadata = Some(metadata);
         serialize(values, metadata)
     }
 

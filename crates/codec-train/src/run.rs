@@ -41,7 +41,7 @@ pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Res
     let schedule = &config.schedule;
     let validator = Validator::new(&config.validation, trainer.info().audio)?;
     let mut log = Log::open(&config.output, trainer.step())?;
-    let is_due = |step: u64, every: u64| every > 0 && step % every == 0;
+    let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
     while trainer.step() < schedule.steps {
         let report = trainer.advance()?;
         watch.step(&report);
@@ -76,12 +76,12 @@ pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Res
 /// [`Error::Io`].
 pub fn export(trainer: &Trainer, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let config = trainer.model().config().as_bytes();
-    for (name, bytes) in [("config.json", config), ("model.safetensors", &trainer.export()?)] {
+    let config = trainer.model().config().map(|config| ("config.json", config.as_bytes().to_vec()));
+    for (name, bytes) in config.into_iter().chain([("model.safetensors", trainer.export()?)]) {
         let path = folder.join(name);
         let write = || -> std::io::Result<()> {
             let mut file = codec_io::atomic::AtomicFile::create(&path)?;
-            std::io::Write::write_all(&mut file, bytes)?;
+            std::io::Write::write_all(&mut file, &bytes)?;
             file.commit()
         };
         write().map_err(Error::io(&path))?;

@@ -303,7 +303,7 @@ impl Trainer {
         let loader = self
             .loader
             .get_or_insert_with(|| Loader::new(&self.library, data.batch_size, self.step, data.threads));
-        loader.next()
+        loader.take()
     }
 
     /// `[batch, n_samples, channels]`.

@@ -20,8 +20,8 @@ fn write_clips(folder: &Path) -> Result {
             0.4 * ((low + 300.0 * t) * t * std::f32::consts::TAU).sin()
         };
         let audio = AudioBuffer::mono(16_000, (0..16_000).map(sample).collect())?;
-        let mut writer =
-            WavWriter::create(&folder.join(format!("{name}.wav")), audio.spec(), WavFormat::Float32)?;
+        let path = folder.join(format!("{name}.wav"));
+        let mut writer = WavWriter::create(&path, audio.spec(), WavFormat::Float32)?;
         writer.write(&audio)?;
         writer.finish()?;
     }

@@ -85,6 +85,9 @@ pub fn snake_gradient(
     Ok(())
 }
 
+/// 2 √(2/π).
+const SLOPE: f32 = 1.595_769_2;
+
 /// The slope of a function.
 #[derive(Clone, Copy)]
 struct Slope(Unary);
@@ -122,9 +125,9 @@ impl Function for Slope {
             Unary::GeluTanh => {
                 // x sigmoid(2 u(x)) with u = sqrt(2 / pi) (x + 0.044715 x^3).
                 let square = s.mul(x, x);
-                let inner = s.mul(x, s.fma(square, s.splat(0.044_715 * 1.595_769_1), s.splat(1.595_769_1)));
+                let inner = s.mul(x, s.fma(square, s.splat(0.044_715 * SLOPE), s.splat(SLOPE)));
                 let y = Sigmoid.apply(s, inner);
-                let steepness = s.fma(square, s.splat(3.0 * 0.044_715 * 1.595_769_1), s.splat(1.595_769_1));
+                let steepness = s.fma(square, s.splat(3.0 * 0.044_715 * SLOPE), s.splat(SLOPE));
                 s.fma(s.mul(x, logistic(y)), steepness, y)
             }
             Unary::Elu { alpha } => {

@@ -12,17 +12,18 @@
 //! None.
 
 use super::Family;
-use crate::codec::NetCodec;
+use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::seanet::{Seanet, modern_name};
+use crate::quantizer::QuantizerNet;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
-use codec_core::quantizer::Rvq;
 use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "speechtokenizer", recognizes, load };
+pub(super) const FAMILY: Family =
+    Family { name: "speechtokenizer", recognizes, load, networks: Some(networks) };
 
 /// Buffers of training: how often each entry was used, and whether there are any.
 const IGNORED: [&str; 3] = ["cluster_size", "embed_avg", "inited"];
@@ -44,6 +45,10 @@ fn recognizes(checkpoint: &Checkpoint) -> bool {
 }
 
 fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    Ok(Box::new(networks(checkpoint)?.codec(device)?))
+}
+
+fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let Some(weights) = checkpoint.weights() else {
         return Err(checkpoint.unrecognized());
     };
@@ -53,7 +58,7 @@ fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
         }
         None => Config::default(),
     };
-    Ok(Box::new(config.build(&weights.renamed(modern_name)?, device)?))
+    config.build(&weights.renamed(modern_name)?)
 }
 
 /// The JSON beside a checkpoint; among its fields are those of the training. Without one the values are
@@ -96,7 +101,7 @@ impl Default for Config {
 }
 
 impl Config {
-    fn build(&self, weights: &Weights, device: &Device) -> Result<NetCodec> {
+    fn build(&self, weights: &Weights) -> Result<Networks> {
         let net = self.net()?;
         let info = CodecInfo {
             model: "speechtokenizer".to_owned(),
@@ -107,22 +112,17 @@ impl Config {
             segment: None,
             layout: CodeLayout::uniform(self.n_q, self.codebook_size)?,
         };
-        let size = self.codebook_size as usize;
-        let mut codebooks = Vec::new();
-        for codebook_idx in 0..self.n_q {
-            let name = format!("quantizer.layers.{codebook_idx}.codebook.embed");
-            codebooks.append(&mut weights.values(&[size, self.dimension], &name)?);
-        }
-        let quantizer = Rvq::from_codebooks(&codebooks, size, self.dimension)?;
+        let shape = (self.codebook_size as usize, self.dimension);
+        let codebook = |idx: usize| weights.get(shape, &format!("quantizer.layers.{idx}.codebook.embed"));
+        let quantizer = QuantizerNet::residual((0..self.n_q).map(codebook).collect::<Result<_>>()?);
         let encoder = net.encoder(&weights.pp("encoder.layers"))?;
         let decoder = net.decoder(&weights.pp("decoder.layers"))?;
-        let codec = NetCodec::new(info, encoder, decoder, Box::new(quantizer), device)?;
         for name in TEACHER.iter().filter(|name| weights.contains(name)) {
             let shape = weights.shape(name).unwrap_or_default().to_vec();
             weights.values(&shape, name)?;
         }
         weights.finish(&IGNORED)?;
-        Ok(codec)
+        Ok(Networks { info, encoder, decoder, quantizer })
     }
 
     fn net(&self) -> Result<Seanet> {
@@ -167,7 +167,7 @@ mod tests {
             (Config { lstm_layers: 17, ..published() }, "configuration: lstm_layers: is too large"),
             (published(), "the checkpoint lacks quantizer.layers.0.codebook.embed"),
         ] {
-            assert_eq!(config.build(&weights, &Device::Cpu).unwrap_err().to_string(), expected);
+            assert_eq!(config.build(&weights).unwrap_err().to_string(), expected);
         }
     }
 }

@@ -13,17 +13,17 @@
 //! None. Of the four sets of norms, the first is taken, as in all examples of the reference.
 
 use super::Family;
-use crate::codec::NetCodec;
+use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::seanet::{Seanet, modern_name};
 use crate::nets::vocos::Vocos;
+use crate::quantizer::QuantizerNet;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
-use codec_core::quantizer::Rvq;
 use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays};
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "wavtokenizer", recognizes, load };
+pub(super) const FAMILY: Family = Family { name: "wavtokenizer", recognizes, load, networks: Some(networks) };
 
 /// The rate is that of the code, not of a configuration.
 const SAMPLE_RATE: u32 = 24_000;
@@ -51,14 +51,18 @@ fn recognizes(checkpoint: &Checkpoint) -> bool {
 }
 
 fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Box<dyn Codec>> {
+    Ok(Box::new(networks(checkpoint)?.codec(device)?))
+}
+
+fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let Some(weights) = checkpoint.weights() else {
         return Err(checkpoint.unrecognized());
     };
     let weights = weights.without(|name| OF_TRAINING.iter().any(|start| name.starts_with(start)));
-    Ok(Box::new(build(&weights.renamed(modern_name)?, device)?))
+    build(&weights.renamed(modern_name)?)
 }
 
-fn build(weights: &Weights, device: &Device) -> Result<NetCodec> {
+fn build(weights: &Weights) -> Result<Networks> {
     let encodec = weights.pp("feature_extractor.encodec");
     let n_codebooks = (0..MAX_SIZE)
         .take_while(|i| encodec.contains(&format!("quantizer.layers.{i}.codebook.embed")))
@@ -77,16 +81,12 @@ fn build(weights: &Weights, device: &Device) -> Result<NetCodec> {
         segment: None,
         layout: CodeLayout::uniform(n_codebooks, codebook_size)?,
     };
-    let mut codebooks = Vec::new();
-    for codebook_idx in 0..n_codebooks {
-        let name = format!("quantizer.layers.{codebook_idx}.codebook.embed");
-        codebooks.append(&mut encodec.values(&[size, dim], &name)?);
-    }
-    let quantizer = Rvq::from_codebooks(&codebooks, size, dim)?;
+    let codebook = |idx: usize| encodec.get((size, dim), &format!("quantizer.layers.{idx}.codebook.embed"));
+    let quantizer = QuantizerNet::residual((0..n_codebooks).map(codebook).collect::<Result<_>>()?);
     let encoder = net.encoder(&encodec.pp("encoder.layers"))?;
-    let codec = NetCodec::new(info, encoder, vocos.decoder(weights)?, Box::new(quantizer), device)?;
+    let decoder = vocos.decoder(weights)?;
     weights.finish(&IGNORED)?;
-    Ok(codec)
+    Ok(Networks { info, encoder, decoder, quantizer })
 }
 
 /// The encoder that these tensors are of; its kernels twice its strides, with a residual block before each.
@@ -179,7 +179,7 @@ mod tests {
             ]);
             assert!(matches!(vocos(&decoder, 320), Err(Error::Config { field: "n_fft", .. })));
         }
-        let error = build(&weights(&[("x", &[1])]), &Device::Cpu).unwrap_err();
+        let error = build(&weights(&[("x", &[1])])).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the checkpoint lacks feature_extractor.encodec.quantizer.layers.0.codebook.embed"

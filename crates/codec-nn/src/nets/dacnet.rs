@@ -250,9 +250,10 @@ fn attention(
     let norm =
         LayerNorm::new(norm.get(width, "weight")?, Some(norm.get(width, "bias")?), LAYER_NORM_EPSILON)?;
     // The reference keeps them among the weights, but no training moves them.
-    for (pair, frequency) in weights.values(&[HEAD_DIM / 2], "rel_pos.inv_freq")?.into_iter().enumerate() {
-        let usual = ROTARY_BASE.powf(-2.0 * pair as f64 / HEAD_DIM as f64);
-        if (f64::from(frequency) / usual - 1.0).abs() > 1e-3 {
+    let usual = |pair: usize| ROTARY_BASE.powf(-2.0 * pair as f64 / HEAD_DIM as f64);
+    let of_new: Vec<f32> = (0..HEAD_DIM / 2).map(|pair| usual(pair) as f32).collect();
+    for (pair, frequency) in weights.values_or("rel_pos.inv_freq", &of_new)?.into_iter().enumerate() {
+        if (f64::from(frequency) / usual(pair) - 1.0).abs() > 1e-3 {
             let value = format!("{frequency} of pair {pair}");
             return Err(Error::Unsupported { what: "rotary frequency", value });
         }

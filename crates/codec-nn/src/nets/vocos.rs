@@ -59,7 +59,11 @@ impl Vocos {
         let head = weights.pp("head");
         net.push(DynLayer::new(linear(&head.pp("out"), dim, self.n_fft + 2)?));
         net.push(DynLayer::new(Polar));
-        net.push(DynLayer::new(Istft::new(&head.pp("istft").get(self.n_fft, "window")?, self.hop_length)?));
+        let hann = |i: usize| 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / self.n_fft as f64).cos();
+        let hann: Vec<f32> = (0..self.n_fft).map(|i| hann(i) as f32).collect();
+        let window = head.pp("istft").values_or("window", &hann)?;
+        let window = Tensor::from_vec(window, self.n_fft, weights.device())?;
+        net.push(DynLayer::new(Istft::new(&window, self.hop_length)?));
         Ok(net)
     }
 

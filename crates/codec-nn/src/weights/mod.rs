@@ -123,7 +123,8 @@ impl Weights {
     pub fn without(&self, is_useless: impl Fn(&str) -> bool) -> Self {
         let entries = self.shared.entries.iter().filter(|(name, _)| !is_useless(name));
         let entries = entries.map(|(name, entry)| (name.clone(), entry.clone())).collect();
-        Self { prefix: self.prefix.clone(), ..Self::new(entries, &self.shared.device) }
+        let (prefix, variables) = (self.prefix.clone(), self.variables.clone());
+        Self { prefix, variables, ..Self::new(entries, &self.shared.device) }
     }
 
     /// The same tensors, some of them with their dimensions in another order: `order` sees whole names and
@@ -196,15 +197,30 @@ impl Weights {
         Ok(Tensor::from_vec(values, shape, self.device())?)
     }
 
-    /// Reads a tensor's values in row-major order.
+    /// Reads a tensor's values in row-major order. No training moves them.
     ///
     /// # Errors
     /// As [`Weights::get`].
     pub fn values(&self, shape: &[usize], name: &str) -> Result<Vec<f32>> {
-        if self.variables.is_some() {
-            return Ok(self.get(shape, name)?.flatten_all()?.to_vec1()?);
+        let values = self.stored(shape, name)?;
+        if let Some(variables) = &self.variables {
+            variables.put_constant(&self.path(name), shape, &values)?;
         }
-        self.stored(shape, name)
+        Ok(values)
+    }
+
+    /// As [`Weights::values`] for a list that a new model has to begin with.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn values_or(&self, name: &str, of_new: &[f32]) -> Result<Vec<f32>> {
+        match &self.variables {
+            Some(variables) if variables.are_seeded() && !self.contains_stored(name) => {
+                variables.put_constant(&self.path(name), &[of_new.len()], of_new)?;
+                Ok(of_new.to_vec())
+            }
+            _ => self.values(&[of_new.len()], name),
+        }
     }
 
     /// Reads the checkpoint.

@@ -24,6 +24,7 @@ pub struct Variables {
 #[derive(Debug, Default)]
 struct Shared {
     by_name: BTreeMap<String, Var>,
+    constants: BTreeMap<String, Tensor>,
     names: HashMap<TensorId, String>,
     frozen: Vec<String>,
 }
@@ -54,6 +55,11 @@ impl Variables {
         self.lock().by_name.clone()
     }
 
+    /// What the model reads beside its variables and no training moves, by name.
+    pub fn constants(&self) -> BTreeMap<String, Tensor> {
+        self.lock().constants.clone()
+    }
+
     /// The variables that are not frozen, by name.
     pub fn trainable(&self) -> BTreeMap<String, Var> {
         let shared = self.lock();
@@ -76,6 +82,13 @@ impl Variables {
 
     pub(super) fn contains(&self, name: &str) -> bool {
         self.lock().by_name.contains_key(name)
+    }
+
+    /// Remembers what the model read as a constant.
+    pub(super) fn put_constant(&self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+        let tensor = Tensor::from_slice(values, shape, &self.device)?;
+        self.lock().constants.insert(name.to_owned(), tensor);
+        Ok(())
     }
 
     /// The variable of this name, made from `stored` or by rule if there is none.

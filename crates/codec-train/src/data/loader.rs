@@ -45,7 +45,7 @@ impl Loader {
     ///
     /// # Errors
     /// As [`Library::crop`]; [`Error::Loader`] when the threads are gone.
-    pub fn next(&mut self) -> Result<(Batch, bool)> {
+    pub fn take(&mut self) -> Result<(Batch, bool)> {
         let mut waited = false;
         loop {
             if let Some(batch) = self.early.remove(&self.next) {
@@ -98,7 +98,7 @@ mod tests {
         let library = Arc::new(Library::new(&data_config(folder.path()), spec, 500, 3).unwrap());
         let take = |first, n_threads| -> Vec<Batch> {
             let mut loader = Loader::new(&library, 3, first, n_threads);
-            (0..20).map(|_| loader.next().unwrap().0).collect()
+            (0..20).map(|_| loader.take().unwrap().0).collect()
         };
         let want = take(0, 1);
         assert_eq!(take(0, 4), want);
@@ -112,7 +112,7 @@ mod tests {
         std::fs::write(folder.path().join("a.wav"), b"no audio").unwrap();
         let spec = AudioSpec { sample_rate: 16_000, channels: 1 };
         let library = Arc::new(Library::new(&data_config(folder.path()), spec, 500, 3).unwrap());
-        let error = Loader::new(&library, 1, 0, 2).next().unwrap_err();
+        let error = Loader::new(&library, 1, 0, 2).take().unwrap_err();
         assert!(error.to_string().contains("a.wav"), "{error}");
     }
 }

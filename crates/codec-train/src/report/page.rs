@@ -132,7 +132,7 @@ fn thinned(curve: &Curve) -> Curve {
 
 fn number(x: f64) -> String {
     let size = x.abs();
-    if size != 0.0 && (size < 1e-3 || size >= 1e5) {
+    if size != 0.0 && !(1e-3..1e5).contains(&size) {
         format!("{x:.2e}")
     } else if size >= 100.0 {
         format!("{x:.0}")
