@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 /// Each package and the packages of the workspace that it may use outside its tests. An edge points
 /// up this list only.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("codec-kernels", &[]),
     ("codec-pickle", &[]),
     ("codec-core", &["codec-kernels"]),
@@ -18,8 +18,20 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("codec-nn", &["codec-kernels", "codec-pickle", "codec-core"]),
     ("codec-metrics", &["codec-kernels", "codec-core"]),
     ("codec-train", &["codec-core", "codec-io", "codec-nn", "codec-metrics"]),
-    ("codec-cli", &["codec-kernels", "codec-core", "codec-io", "codec-hub", "codec-nn", "codec-metrics"]),
-    ("xtask", &["codec-io", "codec-hub"]),
+    ("codec-models", &["codec-core", "codec-io", "codec-hub", "codec-nn"]),
+    (
+        "codec-cli",
+        &[
+            "codec-kernels",
+            "codec-core",
+            "codec-io",
+            "codec-hub",
+            "codec-nn",
+            "codec-metrics",
+            "codec-models",
+        ],
+    ),
+    ("xtask", &["codec-core", "codec-io", "codec-hub", "codec-metrics", "codec-models"]),
     ("codec-tests", &["codec-kernels", "codec-core", "codec-io", "codec-nn"]),
 ];
 

@@ -1,11 +1,10 @@
 //! Decoded audio on its way out: start and end trimmed, the rate changed when asked, WAV written.
 
-use crate::convert::Converter;
 use crate::inputs::{Place, make_folder_of};
 use crate::report::Reporter;
 use anyhow::{Context, Result};
 use codec_core::{AudioBuffer, AudioSpec};
-use codec_io::{WavFormat, WavWriter};
+use codec_io::{Converter, WavFormat, WavWriter};
 
 /// Highest rate that is written, Hz: twice that of any recording. A slip of the keyboard shall not
 /// fill the disk.

@@ -7,11 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
 
-/// File name endings that a folder search takes for audio. A file named outright may have any name.
-pub(crate) const AUDIO_EXTENSIONS: [&str; 17] = [
-    "aac", "aif", "aiff", "alac", "caf", "flac", "m4a", "mka", "mkv", "mp3", "mp4", "oga", "ogg", "opus",
-    "wav", "wave", "webm",
-];
+pub(crate) use codec_io::audio::EXTENSIONS as AUDIO_EXTENSIONS;
 
 /// A file or a standard stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 
 mod audio_sink;
 mod commands;
-mod convert;
 mod device;
 mod inputs;
 mod interrupt;

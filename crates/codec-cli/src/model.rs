@@ -1,17 +1,8 @@
 //! From `--model` to a loaded codec.
 
 use crate::device::DeviceKind;
-use anyhow::{Context, Result, anyhow, bail};
-use candle_core::Device;
+use anyhow::{Context, Result, bail};
 use codec_core::{AudioSpec, Codec, CodecInfo, PerChannel};
-use codec_hub::Store;
-use codec_io::card::{self, CardSource, ModelCard};
-use codec_io::tokens::WeightsHash;
-use codec_nn::weights::Checkpoint;
-use std::path::{Path, PathBuf};
-
-/// The model that is used when none is named.
-const DEFAULT_MODEL: &str = "lyra-v2";
 
 /// How the user names a model and where it is to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -108,7 +99,7 @@ impl ModelArgs {
     /// # Errors
     /// When the model is unknown, its files are not found, or they do not load.
     pub(crate) fn load(&self) -> Result<Model> {
-        self.load_or(DEFAULT_MODEL)
+        self.load_or(codec_models::DEFAULT)
     }
 
     /// Loads the model that the user named, or the one that made a token file.
@@ -117,95 +108,7 @@ impl ModelArgs {
     /// As [`ModelArgs::load`].
     pub(crate) fn load_or(&self, otherwise: &str) -> Result<Model> {
         let name = self.model.as_deref().unwrap_or(otherwise);
-        let device = self.device.open()?;
-        let as_path = Path::new(name);
-        let checkpoint = if as_path.exists() {
-            let failed = || format!("{}: the model does not load", as_path.display());
-            Checkpoint::open(as_path, &device).with_context(failed)?
-        } else {
-            open_card(card(name)?, &device)?
-        };
-        let loaded = codec_nn::families::load_checkpoint(&checkpoint, &device)
-            .with_context(|| format!("{name}: the model does not load"))?;
-        tracing::info!(model = loaded.codec.info().model, %name, "model loaded");
+        let loaded = codec_models::load(name, &self.device.open()?)?;
         Ok(Model { codec: loaded.codec, sha256: loaded.sha256 })
     }
-}
-
-/// The card of that name.
-///
-/// # Errors
-/// When there is none; the error lists the known ones and says which one may be meant.
-pub(crate) fn card(name: &str) -> Result<&'static ModelCard> {
-    card::find(name).ok_or_else(|| {
-        let known: Vec<&str> = card::cards().iter().map(|card| card.name.as_str()).collect();
-        let meant = card::suggest(name).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-        let known = known.join(", ");
-        anyhow!("{name}: neither a file or folder nor a known model{meant}; known are {known}")
-    })
-}
-
-/// Whether the files of the card of that name are on this machine.
-///
-/// # Errors
-/// As [`card()`], and when the lock file cannot be read.
-pub(crate) fn is_here(name: &str) -> Result<bool> {
-    Ok(store().find(card(name)?)?.is_some())
-}
-
-/// Where models lie on this machine.
-pub(crate) fn store() -> Store {
-    let shared = std::env::var_os("CODEC_SHARED").filter(|value| !value.is_empty());
-    // The optional shared test data names its folders by family.
-    let shared = shared.map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
-    Store::from_env().with_folder(DEFAULT_MODEL, shared.join("lyra"))
-}
-
-/// Opens the files of a card, which must be those that the card or the first pull knew.
-fn open_card(card: &ModelCard, device: &Device) -> Result<Checkpoint> {
-    let Some(found) = store().find(card)? else {
-        let consent = if card.licence.non_commercial == Some(true) { " --accept-non-commercial" } else { "" };
-        bail!(
-            "model {name} is not on this machine\n\
-             Fetch it with\n  codec models pull {name}{consent}\n\
-             or download {files} from\n  {url}\n\
-             into {folder}, or name their folder with --model",
-            name = card.name,
-            files = card.files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", "),
-            url = origin(&card.source),
-            folder = store().folder(card)?.display(),
-        )
-    };
-    let failed = || format!("{}: the model does not load", found.folder.display());
-    let mut checkpoint = Checkpoint::open_files(&found.files, device).with_context(failed)?;
-    for (name, actual) in checkpoint.files() {
-        if let Some(expected) = found.sha256.get(name)
-            && expected.0 != *actual
-        {
-            let actual = WeightsHash(*actual);
-            bail!(
-                "{}: SHA-256 is {actual}, expected {expected}; `codec models pull {} --force` fetches it anew",
-                found.folder.join(name).display(),
-                card.name
-            );
-        }
-    }
-    if let Some(config) = card.config_json() {
-        checkpoint = checkpoint.or_config(config);
-    }
-    Ok(checkpoint)
-}
-
-/// Where a model was published, as text for a person.
-pub(crate) fn origin(source: &CardSource) -> String {
-    let detail = |what: &str, value: &Option<String>| {
-        value.as_ref().map(|value| format!(", {what} {value}")).unwrap_or_default()
-    };
-    format!(
-        "{}{}{}{}",
-        source.url,
-        detail("release", &source.release),
-        detail("revision", &source.revision),
-        detail("folder", &source.folder)
-    )
 }

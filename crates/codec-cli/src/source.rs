@@ -1,12 +1,11 @@
 //! Audio from a file or stdin in pieces of a useful size, in a model's rate and channels.
 
-use crate::convert::Converter;
 use crate::inputs::Place;
 use crate::interrupt;
 use crate::report::Reporter;
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioBuffer, AudioSpec};
-use codec_io::AudioReader;
+use codec_io::{AudioReader, Converter};
 use indicatif::ProgressBar;
 
 /// Pieces handed to a codec hold at least this much, so that its products have enough rows; pieces

@@ -27,6 +27,7 @@
 pub mod atomic;
 pub mod audio;
 pub mod card;
+mod convert;
 mod error;
 pub mod exchange;
 pub mod mix;
@@ -34,5 +35,6 @@ pub mod resample;
 pub mod tokens;
 
 pub use audio::{AudioReader, WavFormat, WavSummary, WavWriter};
+pub use convert::Converter;
 pub use error::{Error, Result};
 pub use resample::Resampler;

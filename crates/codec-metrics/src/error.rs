@@ -37,6 +37,16 @@ pub enum Error {
         /// The rate given, in Hz.
         actual: u32,
     },
+    /// What the metric listens to lies above what this rate can hold.
+    #[error("{metric} needs audio at {needed} Hz or more, this has {actual}")]
+    RateTooLow {
+        /// The metric.
+        metric: &'static str,
+        /// The lowest rate, in Hz.
+        needed: u32,
+        /// The rate given, in Hz.
+        actual: u32,
+    },
     /// The two signals differ in length; align or cut them first.
     #[error("the reference has {reference} samples, the degraded signal {degraded}")]
     Length {

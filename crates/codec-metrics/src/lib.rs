@@ -44,10 +44,12 @@ mod stft;
 pub mod stoi;
 #[cfg(test)]
 mod testing;
+mod versions;
 pub mod waveform;
 
 pub use error::{Error, Result, Signal};
 pub use metric::{Better, Description, Metric};
 pub use pair::Pair;
-pub use scores::{Merged, Scores};
+pub use scores::{Merged, Scores, clip_name};
+pub use versions::Versions;
 pub use waveform::SiSdr;

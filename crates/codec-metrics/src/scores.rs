@@ -195,6 +195,35 @@ impl Scores {
     }
 }
 
+/// Our name of a clip that a table calls `written`, with or without one of the file name `endings`: the one whose
+/// path shares the most with it from its end on, if one alone does.
+///
+/// ```
+/// use std::collections::BTreeSet;
+/// let names = BTreeSet::from(["speech/a", "speech/b", "music/a"]);
+/// let ours = |written| codec_metrics::clip_name(written, &names, &["wav"]);
+/// assert_eq!(ours("out/speech/a.wav"), "speech/a");
+/// assert_eq!(ours("b.WAV"), "speech/b");
+/// assert_eq!(ours("a.wav"), "a", "could be either");
+/// ```
+pub fn clip_name(written: &str, names: &BTreeSet<&str>, endings: &[&str]) -> String {
+    let written = written.replace('\\', "/");
+    let without_ending = match written.rsplit_once('.') {
+        Some((stem, ending)) if endings.contains(&ending.to_ascii_lowercase().as_str()) => stem,
+        _ => &written,
+    };
+    let n_shared = |name: &str| {
+        let (ours, theirs) = (name.rsplit('/'), without_ending.rsplit('/'));
+        ours.zip(theirs).take_while(|(ours, theirs)| ours == theirs).count()
+    };
+    let most = names.iter().map(|name| n_shared(name)).max().unwrap_or(0);
+    let mut best = names.iter().filter(|name| n_shared(name) == most);
+    match (most, best.next(), best.next()) {
+        (1.., Some(name), None) => (*name).to_owned(),
+        _ => without_ending.to_owned(),
+    }
+}
+
 /// A table in memory, every row with a cell per column.
 struct Table {
     columns: Vec<String>,
@@ -305,5 +334,25 @@ mod tests {
             before.clone().merge_kinds("clip\na\n".as_bytes(), b',', str::to_owned),
             Err(Error::Table { line: 1, reason: "no column `kind`".to_owned() })
         );
+    }
+
+    #[test]
+    fn tables_may_name_clips_by_path() {
+        let names = BTreeSet::from(["a", "deep/b", "c", "deep/c", "deep/d/e", "other/e"]);
+        for (written, name) in [
+            ("a", "a"),
+            ("a.flac", "a"),
+            ("corpus/dev/a.WAV", "a"),
+            ("x\\deep\\b.mp3", "deep/b"),
+            ("b", "deep/b"),
+            ("c", "c"),
+            ("corpus/deep/c.wav", "deep/c"),
+            ("d/e", "deep/d/e"),
+            // Which of the two?
+            ("e.wav", "e"),
+            ("take.2", "take.2"),
+        ] {
+            assert_eq!(clip_name(written, &names, &["flac", "mp3", "wav"]), name, "{written}");
+        }
     }
 }

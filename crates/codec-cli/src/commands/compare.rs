@@ -2,15 +2,15 @@
 
 use super::for_each;
 use crate::Global;
-use crate::convert::Converter;
 use crate::inputs::{self, AUDIO_EXTENSIONS, Match, Place};
 use crate::report::Reporter;
 use crate::source::Source;
 use anyhow::{Context, Result, bail};
-use codec_core::{AudioBuffer, AudioSpec};
+use codec_core::AudioBuffer;
+use codec_io::Converter;
 use codec_metrics::align::{self, Resolution};
 use codec_metrics::stats::Summary;
-use codec_metrics::{Metric, Scores};
+use codec_metrics::{Metric, Scores, Versions};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -164,7 +164,7 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
     for (place, audio) in [(&pair.left, &mut reference), (&pair.right, &mut degraded)] {
         if let Some(steps) = Converter::describe(audio.spec(), spec) {
             reporter.note(&format!("{place}: {steps}, as the comparison needs it"));
-            *audio = convert(audio, spec)?;
+            *audio = Converter::whole(audio, spec)?;
         }
     }
     let alignment = match args.align {
@@ -205,16 +205,17 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
         None
     };
     let (mut scores, mut not_judged) = (BTreeMap::new(), BTreeMap::new());
-    let mut prepared = Prepared { versions: vec![(reference, degraded)] };
+    let seconds = reference.seconds();
+    let mut versions = Versions::new(reference, degraded, Converter::whole);
     let metrics = if args.metrics.is_empty() { &Metric::ALL[..] } else { &args.metrics };
     for &metric in metrics {
         let name = metric.describe().name;
-        match prepared.judge(metric) {
+        match versions.judge(metric) {
             Ok(score) => {
                 scores.insert(name, score);
             }
             Err(error) => {
-                not_judged.insert(name, format!("{error:#}"));
+                not_judged.insert(name, error.to_string());
             }
         }
     }
@@ -224,7 +225,7 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
         degraded: pair.right.to_string(),
         sample_rate: spec.sample_rate,
         channels: spec.channels,
-        seconds: prepared.versions[0].0.seconds(),
+        seconds,
         reference_seconds,
         degraded_seconds,
         alignment,
@@ -232,38 +233,6 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
         scores,
         not_judged,
     })
-}
-
-/// The pair as it is, and as some metrics need it.
-struct Prepared {
-    versions: Vec<(AudioBuffer, AudioBuffer)>,
-}
-
-impl Prepared {
-    fn judge(&mut self, metric: Metric) -> Result<f64> {
-        let needs = metric.describe();
-        let own = self.versions[0].0.spec();
-        let spec = AudioSpec {
-            sample_rate: needs.sample_rate.unwrap_or(own.sample_rate),
-            channels: if needs.is_mono { 1 } else { own.channels },
-        };
-        if spec.sample_rate > own.sample_rate {
-            // What lies above the old Nyquist frequency would be missing, and be judged.
-            bail!("needs audio at {} Hz or more, this has {}", spec.sample_rate, own.sample_rate);
-        }
-        let known = self.versions.iter().position(|(reference, _)| reference.spec() == spec);
-        let idx = match known {
-            Some(idx) => idx,
-            None => {
-                let (reference, degraded) = &self.versions[0];
-                let version = (convert(reference, spec)?, convert(degraded, spec)?);
-                self.versions.push(version);
-                self.versions.len() - 1
-            }
-        };
-        let (reference, degraded) = &self.versions[idx];
-        Ok(metric.judge(reference, degraded)?)
-    }
 }
 
 fn read(place: &Place, reporter: &Reporter) -> Result<AudioBuffer> {
@@ -279,16 +248,9 @@ fn read(place: &Place, reporter: &Reporter) -> Result<AudioBuffer> {
     Ok(audio)
 }
 
-fn convert(audio: &AudioBuffer, to: AudioSpec) -> Result<AudioBuffer> {
-    let mut converter = Converter::new(audio.spec(), to)?;
-    let mut converted = converter.push(audio)?;
-    converted.append(&converter.finish()?)?;
-    Ok(converted)
-}
-
 /// Adds what `--kinds` and `--scores` name to the scores.
 fn merge_tables(args: &Args, names: &BTreeSet<&str>, scores: &mut Scores, reporter: &Reporter) -> Result<()> {
-    let clip_name = |written: &str| clip_name(written, names);
+    let clip_name = |written: &str| codec_metrics::clip_name(written, names, &AUDIO_EXTENSIONS);
     let open = |path: &Path| std::fs::File::open(path).with_context(|| path.display().to_string());
     let delimiter = |path: &Path| if path.extension().is_some_and(|e| e == "tsv") { b'\t' } else { b',' };
     if let Some(path) = &args.kinds {
@@ -303,26 +265,6 @@ fn merge_tables(args: &Args, names: &BTreeSet<&str>, scores: &mut Scores, report
         }
     }
     Ok(())
-}
-
-/// Our name of a clip that a table calls `written`, with or without its ending: the one whose path shares the
-/// most with it from its end on, if one alone does.
-fn clip_name(written: &str, names: &BTreeSet<&str>) -> String {
-    let written = written.replace('\\', "/");
-    let without_ending = match written.rsplit_once('.') {
-        Some((stem, ending)) if AUDIO_EXTENSIONS.contains(&ending.to_ascii_lowercase().as_str()) => stem,
-        _ => &written,
-    };
-    let n_shared = |name: &str| {
-        let (ours, theirs) = (name.rsplit('/'), without_ending.rsplit('/'));
-        ours.zip(theirs).take_while(|(ours, theirs)| ours == theirs).count()
-    };
-    let most = names.iter().map(|name| n_shared(name)).max().unwrap_or(0);
-    let mut best = names.iter().filter(|name| n_shared(name) == most);
-    match (most, best.next(), best.next()) {
-        (1.., Some(name), None) => (*name).to_owned(),
-        _ => without_ending.to_owned(),
-    }
 }
 
 /// The mean of each metric, over all clips and, where there are several kinds, over each.
@@ -389,29 +331,4 @@ fn describe_summary(line: &SummaryLine) -> String {
         let _ = write!(text, "\n  {name:24}{mean:>10.4} {interval:24}{n} clip(s)");
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_may_name_clips_by_path() {
-        let names = BTreeSet::from(["a", "deep/b", "c", "deep/c", "deep/d/e", "other/e"]);
-        for (written, name) in [
-            ("a", "a"),
-            ("a.flac", "a"),
-            ("corpus/dev/a.WAV", "a"),
-            ("x\\deep\\b.mp3", "deep/b"),
-            ("b", "deep/b"),
-            ("c", "c"),
-            ("corpus/deep/c.wav", "deep/c"),
-            ("d/e", "deep/d/e"),
-            // Which of the two?
-            ("e.wav", "e"),
-            ("take.2", "take.2"),
-        ] {
-            assert_eq!(clip_name(written, &names), name, "{written}");
-        }
-    }
 }

@@ -4,7 +4,7 @@ use super::for_each;
 use crate::Global;
 use crate::device::DeviceKind;
 use crate::inputs::{self, Job, Kinds, Place};
-use crate::model::{ModelArgs, card, is_here};
+use crate::model::ModelArgs;
 use crate::report::Reporter;
 use crate::tokens::{TokenSink, open};
 use anyhow::{Context, Result, bail};
@@ -185,7 +185,7 @@ fn identify(
     reporter: &Reporter,
 ) -> Result<(CodecInfo, WeightsHash)> {
     let name = named.unwrap_or(otherwise);
-    if Path::new(name).exists() || is_here(name)? {
+    if Path::new(name).exists() || codec_models::is_here(name)? {
         let model = ModelArgs { model: Some(name.to_owned()), device: DeviceKind::Cpu }.load()?;
         return Ok((model.codec.info().clone(), model.sha256.into()));
     }
@@ -195,7 +195,7 @@ fn identify(
     if let Some(info) = written.filter(|info| info.model == name) {
         return Ok((info.clone(), WeightsHash::UNKNOWN));
     }
-    let card = card(name)?;
+    let card = codec_models::card(name)?;
     let info = CodecInfo {
         model: card.name.clone(),
         // A card has the name of its family in the registry.

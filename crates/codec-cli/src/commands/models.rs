@@ -1,11 +1,11 @@
 //! `codec models`: which models there are, what they are, and how they come to this machine.
 
-use crate::model::{card, origin, store};
 use crate::report::Reporter;
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, bail};
 use codec_hub::{Client, Error, Progress, PullOptions, Settings, State, Store};
 use codec_io::card::{ModelCard, cards};
+use codec_models::{card, origin, store};
 use serde::Serialize;
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -158,7 +158,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
 
 /// The cards of these names, all of them before anything is done.
 fn named(names: &[String]) -> Result<Vec<&'static ModelCard>> {
-    names.iter().map(|name| card(name)).collect()
+    Ok(names.iter().map(|name| card(name)).collect::<Result<_, _>>()?)
 }
 
 fn list(store: &Store, reporter: &Reporter) -> Result<()> {

@@ -19,6 +19,18 @@ use std::io::{Read, Seek};
 use std::path::Path;
 use wav_read::WavReader;
 
+/// File name endings that a search through a folder takes for audio. A file named outright may have any name.
+pub const EXTENSIONS: [&str; 17] = [
+    "aac", "aif", "aiff", "alac", "caf", "flac", "m4a", "mka", "mkv", "mp3", "mp4", "oga", "ogg", "opus",
+    "wav", "wave", "webm",
+];
+
+/// Whether a path ends like an audio file.
+pub fn has_audio_extension(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
+}
+
 /// Reads an audio file from front to back, in pieces.
 ///
 /// The format is told by the content, never by the name:

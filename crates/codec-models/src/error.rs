@@ -1,0 +1,86 @@
+//! The error of this crate.
+
+use codec_io::tokens::WeightsHash;
+use std::path::PathBuf;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why there is no codec of that name.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name is neither that of a card nor a path.
+    #[error(
+        "{name}: neither a file or folder nor a known model{meant}; known are {known}",
+        meant = near.map_or_else(String::new, |near| format!(" (did you mean {near}?)")),
+        known = known.join(", ")
+    )]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The known name that is most like it, when one is.
+        near: Option<&'static str>,
+        /// All known names.
+        known: Vec<&'static str>,
+    },
+    /// The model is known, its files are not on this machine.
+    #[error(
+        "model {model} is not on this machine\n\
+         Fetch it with\n  codec models pull {model}{consent}\n\
+         or download {files} from\n  {url}\n\
+         into {folder}, or name their folder with --model",
+        folder = folder.display()
+    )]
+    Absent {
+        /// The name of its card.
+        model: String,
+        /// What the command needs where the licence asks for consent; starts with a space.
+        consent: &'static str,
+        /// Names of its files.
+        files: String,
+        /// Where it was published.
+        url: String,
+        /// The folder in which its files are looked for.
+        folder: PathBuf,
+    },
+    /// A file is not the one that it has to be.
+    #[error(
+        "{path}: SHA-256 is {actual}, expected {expected}; `codec models pull {model} --force` fetches it anew",
+        path = path.display()
+    )]
+    Changed {
+        /// The name of its card.
+        model: String,
+        /// The file.
+        path: PathBuf,
+        /// What the card or the first pull knew.
+        expected: WeightsHash,
+        /// What it is.
+        actual: WeightsHash,
+    },
+    /// What is there is no checkpoint of a family, or a broken one.
+    #[error("{name}: the model does not load")]
+    Load {
+        /// What was asked for.
+        name: String,
+        /// The reason.
+        source: Box<codec_nn::Error>,
+    },
+    /// The models on this machine cannot be looked through.
+    #[error(transparent)]
+    Hub(Box<codec_hub::Error>),
+}
+
+impl Error {
+    pub(crate) fn load(name: &str) -> impl FnOnce(codec_nn::Error) -> Self {
+        let name = name.to_owned();
+        move |source| Self::Load { name, source: Box::new(source) }
+    }
+}
+
+impl From<codec_hub::Error> for Error {
+    fn from(error: codec_hub::Error) -> Self {
+        Self::Hub(Box::new(error))
+    }
+}

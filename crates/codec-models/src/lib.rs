@@ -1,0 +1,126 @@
+//! From the name of a model, or the path of a checkpoint, to a codec.
+//!
+//! Whatever a user may write after `--model` is understood here, so that every program of the workspace
+//! understands the same.
+//!
+//! ```
+//! use candle_core::Device;
+//!
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/encodec-tiny");
+//! let codec = codec_models::load(path, &Device::Cpu)?.codec;
+//! assert_eq!(codec.info().family, "encodec");
+//!
+//! let misspelt = codec_models::load("lyra-v3", &Device::Cpu).map(drop).unwrap_err();
+//! assert!(misspelt.to_string().contains("did you mean lyra-v2?"));
+//! # Ok::<(), codec_models::Error>(())
+//! ```
+
+mod error;
+
+pub use codec_nn::Loaded;
+pub use error::{Error, Result};
+
+use candle_core::Device;
+use codec_hub::Store;
+use codec_io::card::{self, CardSource, ModelCard};
+use codec_io::tokens::WeightsHash;
+use codec_nn::weights::Checkpoint;
+use std::path::{Path, PathBuf};
+
+/// The model that is used when none is named.
+pub const DEFAULT: &str = "lyra-v2";
+
+/// Loads the model of that name, or the checkpoint at that path.
+///
+/// # Errors
+/// [`Error::Unknown`] when it is neither; [`Error::Absent`] when the model's files are not on this machine;
+/// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load.
+pub fn load(name: &str, device: &Device) -> Result<Loaded> {
+    let as_path = Path::new(name);
+    let checkpoint = if as_path.exists() {
+        Checkpoint::open(as_path, device).map_err(Error::load(name))?
+    } else {
+        open_card(card(name)?, device)?
+    };
+    let loaded = codec_nn::families::load_checkpoint(&checkpoint, device).map_err(Error::load(name))?;
+    tracing::info!(model = loaded.codec.info().model, %name, "model loaded");
+    Ok(loaded)
+}
+
+/// The card of that name.
+///
+/// # Errors
+/// [`Error::Unknown`] when there is none; it lists the known ones and says which one may be meant.
+pub fn card(name: &str) -> Result<&'static ModelCard> {
+    card::find(name).ok_or_else(|| Error::Unknown {
+        name: name.to_owned(),
+        near: card::suggest(name),
+        known: card::cards().iter().map(|card| card.name.as_str()).collect(),
+    })
+}
+
+/// Whether the files of the card of that name are on this machine.
+///
+/// # Errors
+/// As [`card()`], and [`Error::Hub`] when the lock file cannot be read.
+pub fn is_here(name: &str) -> Result<bool> {
+    Ok(store().find(card(name)?)?.is_some())
+}
+
+/// Where models lie on this machine.
+pub fn store() -> Store {
+    let shared = std::env::var_os("CODEC_SHARED").filter(|value| !value.is_empty());
+    // The optional shared test data names its folders by family.
+    let shared = shared.map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
+    Store::from_env().with_folder("lyra-v2", shared.join("lyra"))
+}
+
+/// Where a model was published, as text for a person.
+pub fn origin(source: &CardSource) -> String {
+    let detail = |what: &str, value: &Option<String>| {
+        value.as_ref().map(|value| format!(", {what} {value}")).unwrap_or_default()
+    };
+    format!(
+        "{}{}{}{}",
+        source.url,
+        detail("release", &source.release),
+        detail("revision", &source.revision),
+        detail("folder", &source.folder)
+    )
+}
+
+/// Opens the files of a card, which must be those that the card or the first pull knew.
+fn open_card(card: &ModelCard, device: &Device) -> Result<Checkpoint> {
+    let Some(found) = store().find(card)? else { return Err(absent(card)?) };
+    let folder = found.folder.display().to_string();
+    let mut checkpoint = Checkpoint::open_files(&found.files, device).map_err(Error::load(&folder))?;
+    for (name, actual) in checkpoint.files() {
+        if let Some(expected) = found.sha256.get(name)
+            && expected.0 != *actual
+        {
+            return Err(Error::Changed {
+                model: card.name.clone(),
+                path: found.folder.join(name),
+                expected: *expected,
+                actual: WeightsHash(*actual),
+            });
+        }
+    }
+    if let Some(config) = card.config_json() {
+        checkpoint = checkpoint.or_config(config);
+    }
+    Ok(checkpoint)
+}
+
+/// What to do when the files of a model are not here.
+fn absent(card: &ModelCard) -> Result<Error> {
+    let consent = if card.licence.non_commercial == Some(true) { " --accept-non-commercial" } else { "" };
+    let files: Vec<&str> = card.files.iter().map(|file| file.name.as_str()).collect();
+    Ok(Error::Absent {
+        model: card.name.clone(),
+        consent,
+        files: files.join(", "),
+        url: origin(&card.source),
+        folder: store().folder(card)?,
+    })
+}
