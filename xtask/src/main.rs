@@ -1,13 +1,15 @@
 //! Tasks of this workspace: `cargo xtask <task>`.
 
 mod download;
+mod eval;
 mod vectors;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 /// Tasks of this workspace.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "cargo xtask", max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -17,13 +19,21 @@ struct Cli {
 enum Task {
     /// Fetches published models.
     Download(download::Args),
+    /// Measures codecs over clips and bitrates, and writes a report.
+    Eval(Box<eval::Args>),
+    /// Measures the speed of one system; what `eval` runs.
+    #[command(hide = true)]
+    EvalSpeed(eval::speed::Args),
     /// Makes the committed reference vectors again, with the original Python packages.
     Vectors(vectors::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().task {
-        Task::Download(args) => download::run(&args),
-        Task::Vectors(args) => vectors::run(&args),
+        Task::Download(args) => download::run(&args)?,
+        Task::Eval(args) => return eval::run(&args),
+        Task::EvalSpeed(args) => eval::speed::run_one(&args)?,
+        Task::Vectors(args) => vectors::run(&args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

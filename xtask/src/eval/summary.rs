@@ -1,0 +1,234 @@
+//! From measurements to statements: means with intervals, differences on the same clips, what is not monotone.
+
+use super::clips::Clip;
+use super::results::{Group, Measurement, Results, SystemInfo};
+use anyhow::{Context, Result, bail};
+use codec_metrics::stats::{PairedDifference, Summary};
+use codec_metrics::{Better, Metric, Scores, clip_name};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// How a metric is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Shown {
+    pub(crate) name: String,
+    pub(crate) label: String,
+    pub(crate) unit: String,
+    pub(crate) better: Better,
+}
+
+/// The scores of a run, ready to be summarized.
+#[derive(Debug)]
+pub(crate) struct Summaries<'a> {
+    pub(crate) results: &'a Results,
+    scores: Scores,
+    seed: u64,
+}
+
+/// A system that is worse than the one below it, of the same codec.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Dip {
+    pub(crate) metric: String,
+    pub(crate) lower: String,
+    pub(crate) higher: String,
+    /// What the higher bitrate has more, on the same clips.
+    pub(crate) difference: f64,
+    /// Whether the interval leaves out zero.
+    pub(crate) is_significant: bool,
+}
+
+impl Shown {
+    /// One of our metrics, or a neural judge from a table.
+    pub(crate) fn of(name: &str) -> Self {
+        if let Some(metric) = Metric::by_name(name) {
+            let described = metric.describe();
+            return Self {
+                name: name.to_owned(),
+                label: described.label.to_owned(),
+                unit: described.unit.to_owned(),
+                better: described.better,
+            };
+        }
+        // Error rates are the only judges in use that are better when lower.
+        let is_rate = ["wer", "cer"].iter().any(|rate| name.to_ascii_lowercase().contains(rate));
+        let better = if is_rate { Better::Lower } else { Better::Higher };
+        Self { name: name.to_owned(), label: format!("{name} (from a table)"), unit: String::new(), better }
+    }
+
+    /// An arrow towards the good values.
+    pub(crate) fn arrow(&self) -> &'static str {
+        match self.better {
+            Better::Higher => "↑",
+            Better::Lower => "↓",
+            Better::Zero => "→0",
+        }
+    }
+
+    /// A value with as many digits as mean something.
+    pub(crate) fn digits(&self, value: f64) -> String {
+        match self.name.as_str() {
+            "stoi" | "estoi" => format!("{value:.3}"),
+            "l1" => format!("{value:.4}"),
+            _ if value.abs() >= 10.0 => format!("{value:.1}"),
+            _ => format!("{value:.2}"),
+        }
+    }
+
+    /// How much better the first value is than the second; negative when it is worse.
+    pub(crate) fn gain(&self, first: f64, second: f64) -> f64 {
+        match self.better {
+            Better::Higher => first - second,
+            Better::Lower => second - first,
+            Better::Zero => second.abs() - first.abs(),
+        }
+    }
+}
+
+impl<'a> Summaries<'a> {
+    /// # Errors
+    /// When a clip has two scores of one metric by one system.
+    pub(crate) fn new(results: &'a Results) -> Result<Self> {
+        Ok(Self { results, scores: scores(&results.measurements)?, seed: results.provenance.seed })
+    }
+
+    /// The metrics with scores: ours in their order, then those from tables.
+    pub(crate) fn metrics(&self) -> Vec<Shown> {
+        let own = Metric::ALL.map(|metric| metric.describe().name);
+        let rank = |name: &str| own.iter().position(|own| *own == name).unwrap_or(own.len());
+        let mut names = self.scores.metrics();
+        names.sort_by_key(|name| rank(name));
+        names.into_iter().map(Shown::of).collect()
+    }
+
+    /// The kinds of clips, when there are several.
+    pub(crate) fn kinds(&self) -> Vec<&str> {
+        let kinds = self.scores.kinds();
+        if kinds.len() > 1 { kinds } else { Vec::new() }
+    }
+
+    /// The mean of a metric over the clips of a kind, or all; `None` without scores.
+    pub(crate) fn of(&self, metric: &str, system: &str, kind: Option<&str>) -> Option<Summary> {
+        self.scores.summarize(metric, system, kind, self.seed).ok()
+    }
+
+    /// All bytes over all time, in kbit/s, and the number of clips.
+    pub(crate) fn kbps(&self, system: &str, kind: Option<&str>) -> Option<(f64, usize)> {
+        let measured = self.measured(system, kind);
+        let seconds: f64 = measured.iter().map(|measured| measured.seconds).sum();
+        let n_bytes: u64 = measured.iter().map(|measured| measured.n_bytes).sum();
+        (seconds > 0.0).then(|| (n_bytes as f64 * 8.0 / seconds / 1000.0, measured.len()))
+    }
+
+    /// The same without headers and framing; `None` where the format does not tell them apart.
+    pub(crate) fn payload_kbps(&self, system: &str, kind: Option<&str>) -> Option<f64> {
+        let measured = self.measured(system, kind);
+        let seconds: f64 = measured.iter().map(|measured| measured.seconds).sum();
+        let bits = |measured: &&Measurement| Some(measured.payload_kbps? * measured.seconds);
+        let bits: Option<f64> = measured.iter().map(bits).sum();
+        bits.filter(|_| seconds > 0.0).map(|bits| bits / seconds)
+    }
+
+    fn measured(&self, system: &str, kind: Option<&str>) -> Vec<&'a Measurement> {
+        let all = self.results.measurements.iter().filter(|measured| measured.system == system);
+        all.filter(|measured| kind.is_none_or(|kind| measured.kind == kind)).collect()
+    }
+
+    /// The first system minus the second on the clips of both.
+    pub(crate) fn compare(&self, metric: &str, first: &str, second: &str) -> Option<PairedDifference> {
+        self.scores.compare(metric, first, second, None, self.seed).ok()
+    }
+
+    /// The classical system of each codec whose measured bitrate is nearest to that of a neural one, if it is no
+    /// more than twice or half of it.
+    pub(crate) fn rivals(&self, system: &SystemInfo) -> Vec<&'a SystemInfo> {
+        let Some((kbps, _)) = self.kbps(&system.id, None) else { return Vec::new() };
+        let systems = &self.results.systems;
+        let distance = |other: &&SystemInfo| {
+            self.kbps(&other.id, None).map_or(f64::INFINITY, |(other, _)| (other / kbps).ln().abs())
+        };
+        let classical = || systems.iter().filter(|other| other.group == Group::Classical);
+        let codecs: BTreeSet<&str> = classical().map(|other| other.codec.as_str()).collect();
+        let nearest = |codec: &str| {
+            let own = classical().filter(|other| other.codec == codec);
+            own.min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        };
+        let is_near = |other: &&SystemInfo| distance(other) <= 2.0_f64.ln();
+        codecs.into_iter().filter_map(nearest).filter(is_near).collect()
+    }
+
+    /// Where more bits of one codec give a worse score.
+    pub(crate) fn dips(&self) -> Vec<Dip> {
+        let mut dips = Vec::new();
+        let systems = &self.results.systems;
+        for metric in self.metrics().iter().filter(|metric| metric.better != Better::Zero) {
+            for (lower, higher) in systems.iter().zip(systems.iter().skip(1)) {
+                if lower.codec != higher.codec {
+                    continue;
+                }
+                let Some(found) = self.compare(&metric.name, &higher.id, &lower.id) else { continue };
+                if metric.gain(found.difference.mean, 0.0) < 0.0 {
+                    dips.push(Dip {
+                        metric: metric.name.clone(),
+                        lower: lower.id.clone(),
+                        higher: higher.id.clone(),
+                        difference: found.difference.mean,
+                        is_significant: found.is_significant(),
+                    });
+                }
+            }
+        }
+        dips
+    }
+}
+
+/// Scores by clip, system and metric.
+///
+/// # Errors
+/// As [`Summaries::new`].
+pub(crate) fn scores(measurements: &[Measurement]) -> Result<Scores> {
+    let mut scores = Scores::default();
+    for measured in measurements {
+        for (metric, score) in &measured.scores {
+            scores.insert(&measured.clip, &measured.system, metric, *score)?;
+        }
+        if !measured.kind.is_empty() {
+            scores.set_kind(&measured.clip, &measured.kind);
+        }
+    }
+    Ok(scores)
+}
+
+/// Adds the scores of a table from elsewhere to the measurements; gives the clips that it alone knows.
+///
+/// # Errors
+/// When the table cannot be read, names a system that is not part of the run, or names none while there are
+/// several.
+pub(crate) fn merge_table(results: &mut Results, table: &Path, clips: &[Clip]) -> Result<BTreeSet<String>> {
+    let failed = || table.display().to_string();
+    let known: BTreeSet<&str> = results.systems.iter().map(|system| system.id.as_str()).collect();
+    let unnamed = if let [only] = results.systems.as_slice() { only.id.as_str() } else { "" };
+    let names: BTreeSet<&str> = clips.iter().map(|clip| clip.name.as_str()).collect();
+    let ours = |written: &str| clip_name(written, &names, &codec_io::audio::EXTENSIONS);
+    let delimiter = if table.extension().is_some_and(|ending| ending == "tsv") { b'\t' } else { b',' };
+    let file = std::fs::File::open(table).with_context(failed)?;
+    let mut scores = scores(&results.measurements)?;
+    let merged = scores.merge_csv(file, delimiter, unnamed, ours).with_context(failed)?;
+    if let Some(unknown) = scores.systems().into_iter().find(|system| !known.contains(system)) {
+        let known = known.into_iter().collect::<Vec<_>>().join(", ");
+        let what = if unknown.is_empty() {
+            "its rows need a column `system`".to_owned()
+        } else {
+            format!("no system is called {unknown}")
+        };
+        bail!("{}: {what}; there are {known}", table.display());
+    }
+    for metric in scores.metrics() {
+        for measured in &mut results.measurements {
+            let of_clip = scores.of(metric, &measured.system, None);
+            if let Some((_, score)) = of_clip.iter().find(|(clip, _)| *clip == measured.clip) {
+                measured.scores.insert(metric.to_owned(), *score);
+            }
+        }
+    }
+    Ok(merged.unknown_clips)
+}
