@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 /// Each package and the packages of the workspace that it may use outside its tests. An edge points
 /// up this list only.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("codec-kernels", &[]),
     ("codec-pickle", &[]),
     ("codec-core", &["codec-kernels"]),
@@ -19,6 +19,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("codec-metrics", &["codec-kernels", "codec-core"]),
     ("codec-train", &["codec-core", "codec-io", "codec-nn", "codec-metrics"]),
     ("codec-models", &["codec-core", "codec-io", "codec-hub", "codec-nn"]),
+    ("codec-lm", &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-train", "codec-models"]),
     (
         "codec-cli",
         &[

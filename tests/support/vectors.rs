@@ -100,6 +100,14 @@ impl Vectors {
         Ok(Checkpoint::from_bytes(self.checkpoint()?, &Device::Cpu)?)
     }
 
+    /// The rows of the matrix `vector.NAME`.
+    ///
+    /// # Errors
+    /// When the file is broken or has no such entry.
+    pub fn rows(&self, name: &str) -> Result<Vec<Vec<f64>>> {
+        Entries::read(&self.bytes)?.rows(name)
+    }
+
     /// The clips, shortest first.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use super::conv::{Geometry, Packed, conv, conv_fixed};
 use super::depthwise::depthwise;
-use super::{expect_channels, expect_shape, on_kernels};
+use super::{expect_channels, expect_shape, linear, on_kernels};
 use crate::Result;
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -143,6 +143,7 @@ impl Filter {
                 conv_fixed(xs, packed, bias, self.geometry)
             }
             Weights::Rows { rows, bias } => self.product(xs, rows, bias.as_ref()),
+            Weights::Live { weight, bias } if self.form == Form::Matrix => linear(xs, weight, bias.as_ref()),
             Weights::Live { weight, bias } => {
                 let bias = bias.as_ref().map(|bias| self.form.bias(bias)).transpose()?;
                 self.product(xs, &self.form.rows(weight)?, bias.as_ref())

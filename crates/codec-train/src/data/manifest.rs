@@ -25,6 +25,8 @@ pub struct Clip {
     pub seconds: Option<f64>,
     /// How often it is chosen, relative to the others of its source and to its length.
     pub weight: f64,
+    /// What else its manifest says of it, by column.
+    pub columns: BTreeMap<String, String>,
 }
 
 /// The clips of a source, in a fixed order.
@@ -53,7 +55,8 @@ fn folder(source: &SourceConfig) -> Result<Vec<Clip>> {
     }
     paths.sort();
     let kind = source.kind.as_deref().unwrap_or(NO_KIND);
-    let clip = |path| Clip { path, kind: kind.to_owned(), seconds: None, weight: 1.0 };
+    let clip =
+        |path| Clip { path, kind: kind.to_owned(), seconds: None, weight: 1.0, columns: BTreeMap::new() };
     Ok(paths.into_iter().map(clip).collect())
 }
 
@@ -90,6 +93,7 @@ fn manifest(source: &SourceConfig) -> Result<Vec<Clip>> {
             kind: kind.map_or(NO_KIND, String::as_str).to_owned(),
             seconds: number("seconds")?,
             weight: number("weight")?.unwrap_or(1.0),
+            columns: row,
         });
     }
     Ok(clips)

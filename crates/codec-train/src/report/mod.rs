@@ -159,6 +159,21 @@ impl Log {
         self.write_page()
     }
 
+    /// Writes a line of a judgement of another kind: its scores by name and by what they are of.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn scores(
+        &mut self,
+        step: u64,
+        seconds: f64,
+        scores: BTreeMap<String, BTreeMap<String, f64>>,
+    ) -> Result<()> {
+        let kind = "validation".to_owned();
+        self.put(Line { kind, step, seconds, scores, ..Line::default() })?;
+        self.write_page()
+    }
+
     /// The lines so far.
     pub fn lines(&self) -> &[Line] {
         &self.lines

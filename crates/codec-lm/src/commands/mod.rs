@@ -1,0 +1,37 @@
+//! One file per command.
+
+mod carry_on;
+mod eval;
+mod info;
+mod models;
+mod prompt;
+mod train;
+
+use crate::Global;
+use anyhow::Result;
+use std::process::ExitCode;
+
+/// The commands of `codec-lm`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Continue(carry_on::ContinueArgs),
+    Sample(carry_on::SampleArgs),
+    Train(train::TrainArgs),
+    Resume(train::ResumeArgs),
+    Export(train::ExportArgs),
+    Eval(eval::Args),
+    Info(info::Args),
+}
+
+/// Runs a command.
+pub(crate) fn run(command: Command, global: &Global) -> Result<ExitCode> {
+    match command {
+        Command::Continue(args) => carry_on::carry_on(&args, global),
+        Command::Sample(args) => carry_on::sample(&args, global),
+        Command::Train(args) => train::train(&args, global),
+        Command::Resume(args) => train::resume(&args, global),
+        Command::Export(args) => train::export(&args),
+        Command::Eval(args) => eval::run(&args, global),
+        Command::Info(args) => info::run(&args, global),
+    }
+}

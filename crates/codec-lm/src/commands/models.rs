@@ -1,0 +1,65 @@
+//! From `--lm` and `--codec` to a language model and its codec.
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use codec_lm::LanguageModel;
+use codec_lm::config::CodecIdentity;
+use codec_models::Loaded;
+use std::path::PathBuf;
+
+/// Which language model is meant.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LmArgs {
+    /// Language model: a folder with config.json and model.safetensors, or one file
+    /// [default: the one inside this program].
+    #[arg(short = 'm', long, value_name = "PATH", env = "CODEC_LM")]
+    pub(crate) lm: Option<PathBuf>,
+    /// Codebooks in use, of a model that serves any number of them (EnCodec's).
+    #[arg(short = 'n', long, value_name = "N")]
+    codebooks: Option<usize>,
+}
+
+impl LmArgs {
+    pub(crate) fn load(&self) -> Result<Box<dyn LanguageModel>> {
+        if let Some(path) = &self.lm {
+            let model = codec_lm::load(path, self.codebooks, &Device::Cpu);
+            return model.with_context(|| format!("{}: the language model does not load", path.display()));
+        }
+        match codec_lm::embedded::load(&Device::Cpu).context("the language model of this program")? {
+            Some(model) => Ok(Box::new(model)),
+            None => bail!(
+                "this build has no language model inside: name one with --lm\n\
+                 Train one on token files or audio with\n  codec-lm train --config RUN.toml\n\
+                 as docs/language-models.md shows; a finished run leaves its model in RUN/model"
+            ),
+        }
+    }
+}
+
+/// Which codec is meant.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CodecArgs {
+    /// Codec whose codes the language model knows: the name of a model, or the path of a checkpoint, as for
+    /// `codec --model` [default: the language model's, or that of `codec`].
+    #[arg(long, value_name = "NAME|PATH", env = "CODEC_MODEL")]
+    pub(crate) codec: Option<String>,
+}
+
+impl CodecArgs {
+    /// The codec that was named, or that of the language model.
+    pub(crate) fn load(&self, expected: Option<&CodecIdentity>) -> Result<Loaded> {
+        let own = expected.map(|codec| codec.model.as_str()).filter(|name| codec_models::card(name).is_ok());
+        let name = self.codec.as_deref().or(own).unwrap_or(codec_models::DEFAULT);
+        let codec = codec_models::load(name, &Device::Cpu)?;
+        if let Some(expected) = expected {
+            let other = || format!("the codec {name}: name that of the language model with --codec");
+            expected.check(codec.codec.info(), &codec.sha256).with_context(other)?;
+        }
+        Ok(codec)
+    }
+
+    /// The codec that was named, if one was.
+    pub(crate) fn load_named(&self) -> Result<Option<Loaded>> {
+        Ok(self.codec.as_ref().map(|name| codec_models::load(name, &Device::Cpu)).transpose()?)
+    }
+}

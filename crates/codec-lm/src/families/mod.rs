@@ -1,0 +1,60 @@
+//! Language models of others, and how a model at a path is told apart.
+
+pub mod encodec;
+pub mod musicgen;
+
+use crate::config::{MODEL_TYPE, ModelConfig};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::predict::LanguageModel;
+use crate::quantize::unpack;
+use candle_core::Device;
+use codec_nn::weights::{Checkpoint, Weights};
+use std::path::Path;
+
+/// Weights of a model folder.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+
+/// Loads the language model at `path`: a folder with `config.json` and `model.safetensors`, or one file.
+///
+/// `n_codebooks` limits EnCodec's model, which serves any number of its codebooks.
+///
+/// # Errors
+/// What the family refuses; [`Error::Data`] when no family knows what is there.
+pub fn load(path: &Path, n_codebooks: Option<usize>, device: &Device) -> Result<Box<dyn LanguageModel>> {
+    let checkpoint = Checkpoint::open(path, device)?;
+    #[derive(serde::Deserialize)]
+    struct Head {
+        model_type: Option<String>,
+    }
+    let head = checkpoint.config().and_then(|config| serde_json::from_str::<Head>(config).ok());
+    match head.and_then(|head| head.model_type).as_deref() {
+        Some(MODEL_TYPE) => {
+            let file = if path.is_dir() { path.join(WEIGHTS) } else { path.to_owned() };
+            let bytes = std::fs::read(&file).map_err(Error::io(&file))?;
+            Ok(Box::new(load_bytes(&bytes, checkpoint.config(), device)?))
+        }
+        Some("musicgen" | "musicgen_decoder") => Ok(Box::new(musicgen::load(&checkpoint, device)?)),
+        _ if encodec::recognizes(&checkpoint) => Ok(Box::new(encodec::load(&checkpoint, n_codebooks)?)),
+        _ => {
+            let why = format!("{}: not a language model that is known", path.display());
+            Err(Error::Data { why })
+        }
+    }
+}
+
+/// Loads a model of our own from the bytes of its weights file, which may be packed, see
+/// [`crate::quantize`]; the configuration is that of the file unless another is given.
+///
+/// # Errors
+/// [`Error::Config`] without a configuration or with a wrong one; [`Error::Nn`] for tensors that do not fit.
+pub fn load_bytes(bytes: &[u8], config: Option<&str>, device: &Device) -> Result<Model> {
+    let bytes = unpack(bytes)?.into_owned();
+    let checkpoint = Checkpoint::from_bytes(bytes.clone(), device)?;
+    let config = config.or(checkpoint.config());
+    let config = config.ok_or_else(|| Error::config("config.json", "is not there"))?;
+    let weights = Weights::from_bytes(bytes, device)?;
+    let model = Model::new(&ModelConfig::parse(config)?, &weights)?;
+    weights.finish(&[])?;
+    Ok(model)
+}

@@ -1,0 +1,189 @@
+//! The command line of `codec-lm` as a user meets it: from audio to a model to audio that carries on.
+//!
+//! The codec is the one in `examples/encodec-tiny`, with random weights.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use assert_cmd::Command;
+use codec_core::{AudioBuffer, AudioSpec};
+use codec_io::{AudioReader, WavFormat, WavWriter};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_codec-lm"));
+    command.env("CODEC_MODEL", root().join("examples/encodec-tiny"));
+    command.env_remove("CODEC_SHARED").env_remove("CODEC_LM").env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+/// A model that was trained for a moment, made once for all tests.
+fn model() -> &'static Path {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli_lm");
+        let _ = std::fs::remove_dir_all(&folder);
+        for (i, seconds) in [(0, 4.0), (1, 3.0), (2, 2.0)] {
+            tone(&folder.join(format!("audio/{i}.wav")), 24_000, 1, seconds);
+        }
+        let text = "output = 'run'\n[data]\nsources = [{ path = 'audio' }]\nn_codebooks = 4\ncache = 'cache'\n\
+                    window = 64\nvalidation_share = 0.2\n[model]\ndim = 32\nn_layers = 1\nn_heads = 2\n\
+                    hidden = 64\ncontext = 64\n[schedule]\nsteps = 12\nvalidate_every = 6\n";
+        let codec = root().join("examples/encodec-tiny").canonicalize().unwrap();
+        let text = text.replace("[data]\n", &format!("[data]\ncodec = {:?}\n", codec.display().to_string()));
+        let config = folder.join("run.toml");
+        std::fs::write(&config, text).unwrap();
+        let trained = program().args(["train", "--config"]).arg(&config).assert().success();
+        let said = String::from_utf8(trained.get_output().stderr.clone()).unwrap();
+        assert!(said.contains("step 6:") && said.contains("against bigram"), "{said}");
+        let run = folder.join("run");
+        assert!(run.join("index.html").is_file() && run.join("model/config.json").is_file());
+        // A second run does not begin where one has been.
+        let again = program().args(["train", "--config"]).arg(&config).assert().failure();
+        assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("codec-lm resume"));
+        program().arg("resume").arg(&run).args(["--steps", "14"]).assert().success();
+        run.join("model")
+    })
+}
+
+fn tone(path: &Path, sample_rate: u32, channels: u16, seconds: f64) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let n = (seconds * f64::from(sample_rate)) as usize;
+    let pitch = |t: usize| 0.05 + 0.03 * (t as f32 * 1e-4).sin();
+    let channel = |c: u16| (0..n).map(|t| 0.4 * (t as f32 * pitch(t) + f32::from(c)).sin()).collect();
+    let spec = AudioSpec { sample_rate, channels };
+    let audio = AudioBuffer::from_planar(spec, (0..channels).map(channel).collect()).unwrap();
+    let mut writer = WavWriter::create(path, spec, WavFormat::Pcm16).unwrap();
+    writer.write(&audio).unwrap();
+    writer.finish().unwrap();
+}
+
+fn read(path: &Path) -> AudioBuffer {
+    AudioReader::open(path).unwrap().read_to_end().unwrap()
+}
+
+#[test]
+fn audio_carries_on_for_prompts_of_any_rate_and_length() {
+    let folder = tempfile::tempdir().unwrap();
+    for (rate, channels, seconds) in [(24_000, 1, 1.0), (44_100, 2, 0.1), (8_000, 1, 30.0), (48_000, 1, 0.01)]
+    {
+        let prompt = folder.path().join(format!("{rate}.wav"));
+        tone(&prompt, rate, channels, seconds);
+        let mut command = program();
+        command.arg("continue").arg(&prompt).args(["--seconds", "1.5", "--json", "--lm"]).arg(model());
+        let done = command.assert().success();
+        let said: serde_json::Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+        let output = folder.path().join(format!("{rate}-continued.wav"));
+        let audio = read(&output);
+        assert_eq!(said["output"], output.display().to_string());
+        assert_eq!(audio.n_samples(), (1.5 * f64::from(audio.spec().sample_rate)) as usize);
+        assert!(audio.channel(0).unwrap().iter().any(|x| *x != 0.0));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_audio_streamed_or_not_for_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = folder.path().join("prompt.wav");
+    tone(&prompt, 24_000, 1, 1.0);
+    let make = |name: &str, more: &[&str]| -> AudioBuffer {
+        let output = folder.path().join(name);
+        let mut command = program();
+        command.arg("continue").arg(&prompt).arg("-o").arg(&output).arg("--lm").arg(model());
+        command.args(["--seconds", "1"]).args(more).assert().success();
+        read(&output)
+    };
+    let first = make("a.wav", &["--seed", "3"]);
+    assert_eq!(make("b.wav", &["--seed", "3", "--threads", "1"]), first);
+    assert_eq!(make("c.wav", &["--seed", "3", "--stream"]), first);
+    assert_ne!(make("d.wav", &["--seed", "4"]), first);
+    assert_ne!(make("e.wav", &["--seed", "3", "--temperature", "0"]), first);
+    assert_ne!(make("f.wav", &["--seed", "3", "--guidance", "2"]), first);
+    // In front stands what the codec makes of the prompt.
+    let with_prompt = make("g.wav", &["--seed", "3", "--with-prompt"]);
+    let n = with_prompt.n_samples() - first.n_samples();
+    assert_eq!(with_prompt.slice(n..usize::MAX), first);
+    // stdout is the same stream.
+    let mut command = program();
+    command.arg("continue").arg(&prompt).args(["--stream", "--seconds", "1", "--seed", "3"]);
+    let streamed = command.arg("--lm").arg(model()).assert().success();
+    let piped = folder.path().join("piped.wav");
+    std::fs::write(&piped, &streamed.get_output().stdout).unwrap();
+    assert_eq!(read(&piped), first);
+    let sample = folder.path().join("sample.wav");
+    program().args(["sample", "-s", "0.5", "--lm"]).arg(model()).arg("-o").arg(&sample).assert().success();
+    assert_eq!(read(&sample).n_samples(), 12_000);
+}
+
+#[test]
+fn what_is_no_prompt_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.wav");
+    tone(&empty, 24_000, 1, 0.0);
+    let text = folder.path().join("text.wav");
+    std::fs::write(&text, "this is no audio").unwrap();
+    let nothing = folder.path().join("nothing.wav");
+    std::fs::write(&nothing, "").unwrap();
+    let output = folder.path().join("out.wav");
+    for prompt in [&empty, &text, &nothing, &folder.path().join("missing.wav")] {
+        let mut command = program();
+        command.arg("continue").arg(prompt).arg("-o").arg(&output).arg("--lm").arg(model());
+        let failed = command.assert().failure().code(1);
+        let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(said.contains(&prompt.display().to_string()), "{said}");
+        assert!(!output.exists(), "{}", prompt.display());
+    }
+    let prompt = root().join("examples/chirp.wav");
+    let refused = |more: &[&str], expected: &str| {
+        let mut command = program();
+        command.arg("continue").arg(&prompt).arg("-o").arg(&output).arg("--lm").arg(model()).args(more);
+        let failed = command.assert().failure();
+        let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(said.contains(expected) && !output.exists(), "{said}");
+    };
+    refused(&["--seconds", "0"], "--seconds");
+    refused(&["--temperature=-1"], "temperature");
+    refused(&["--top-p", "0"], "top_p");
+    refused(&["--class", "music"], "--class");
+    let failed = program().arg("continue").arg(&prompt).args(["--lm", "nowhere"]).assert().failure();
+    assert!(String::from_utf8_lossy(&failed.get_output().stderr).contains("nowhere"));
+    if codec_lm::embedded::size().is_none() {
+        let failed = program().arg("continue").arg(&prompt).assert().failure();
+        assert!(String::from_utf8_lossy(&failed.get_output().stderr).contains("codec-lm train"));
+    }
+}
+
+#[test]
+fn models_are_judged_described_and_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("packed");
+    program().arg("export").arg(model()).arg("-o").arg(&packed).assert().success();
+    let size = |folder: &Path| std::fs::metadata(folder.join("model.safetensors")).unwrap().len();
+    assert!(size(&packed) * 3 < size(model()));
+    let audio = folder.path().join("a.wav");
+    tone(&audio, 24_000, 1, 2.0);
+    let bits = |lm: &Path| -> f64 {
+        let mut command = program();
+        command.arg("eval").arg(&audio).arg("--codec").arg(root().join("examples/encodec-tiny"));
+        let done =
+            command.args(["--json", "--counts-from"]).arg(&audio).arg("--lm").arg(lm).assert().success();
+        let said: serde_json::Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+        assert_eq!(said["codebooks"].as_array().unwrap().len(), 4);
+        assert!(said["codebooks"][0]["bigram"].as_f64().unwrap() > 0.0);
+        said["bits_per_frame"]["model"].as_f64().unwrap()
+    };
+    let (float, int8) = (bits(model()), bits(&packed));
+    assert!((int8 / float - 1.0).abs() < 0.01, "{int8} against {float}");
+    let info = program().arg("info").arg("--lm").arg(&packed).arg("--json").assert().success();
+    let said: serde_json::Value = serde_json::from_slice(&info.get_output().stdout).unwrap();
+    assert_eq!(said["pattern"]["kind"], "delay");
+    assert_eq!(said["codec"]["sample_rate"], 24_000);
+    let mut command = program();
+    command.arg("eval").arg(&audio).arg("--lm").arg(model());
+    let table = command.arg("--codec").arg(root().join("examples/encodec-tiny")).assert().success();
+    assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("kbit/s"));
+}
