@@ -6,7 +6,8 @@
 //! promised.
 
 use self::functions::{
-    Elu, Exp, Function, Gelu, GeluTanh, LeakyRelu, Relu, Sigmoid, Silu, Sin, Tanh, snake_lanes,
+    Elu, Exp, Function, Gelu, GeluTanh, LeakyRelu, Relu, Sigmoid, SignedRoot, SignedSquare, Silu, Sin, Tanh,
+    snake_lanes,
 };
 use crate::error::{Result, count_rows, expect_len};
 use crate::pool;
@@ -47,6 +48,18 @@ pub enum Unary {
     },
     /// x above zero, 0 below, exact.
     Relu,
+    /// x / (x² + floor²)^¼, within 0.51 ulp: the root of the magnitude with the sign kept, and straight near
+    /// zero.
+    SignedRoot {
+        /// Where the root begins to bend, above zero.
+        floor: f32,
+    },
+    /// x √(x² + floor²), within 0.51 ulp: the square of the magnitude with the sign kept, and straight near
+    /// zero.
+    SignedSquare {
+        /// Where the square begins to bend, not negative.
+        floor: f32,
+    },
 }
 
 /// Applies `op` to every element of `xs`.
@@ -135,6 +148,14 @@ macro_rules! with_function {
             }
             Unary::Relu => {
                 let $f = Relu;
+                $body
+            }
+            Unary::SignedRoot { floor } => {
+                let $f = SignedRoot { floor };
+                $body
+            }
+            Unary::SignedSquare { floor } => {
+                let $f = SignedSquare { floor };
                 $body
             }
         }
@@ -242,7 +263,7 @@ mod tests {
     use super::*;
     use crate::testing::{bits, noise, same_everywhere};
 
-    const ALL: [Unary; 10] = [
+    const ALL: [Unary; 12] = [
         Unary::Exp,
         Unary::Sin,
         Unary::Sigmoid,
@@ -253,6 +274,8 @@ mod tests {
         Unary::Elu { alpha: 0.7 },
         Unary::LeakyRelu { slope: 0.1 },
         Unary::Relu,
+        Unary::SignedRoot { floor: 0.2 },
+        Unary::SignedSquare { floor: 0.2 },
     ];
 
     /// Numbers of many sizes and of both signs, subnormal ones and infinities among them.

@@ -177,6 +177,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn wide_sub(self, a: Self::W, b: Self::W) -> Self::W;
     fn wide_mul(self, a: Self::W, b: Self::W) -> Self::W;
     fn wide_div(self, a: Self::W, b: Self::W) -> Self::W;
+    fn wide_sqrt(self, a: Self::W) -> Self::W;
     /// `a * b + c`, rounded once.
     fn wide_fma(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
     /// `c - a * b`, rounded once.
@@ -379,6 +380,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn wide_div(self, a: Self::W, b: Self::W) -> Self::W {
         zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn wide_sqrt(self, a: Self::W) -> Self::W {
+        a.map(f64::sqrt)
     }
     #[inline(always)]
     fn wide_fma(self, a: Self::W, b: Self::W, mut c: Self::W) -> Self::W {

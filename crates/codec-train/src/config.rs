@@ -124,6 +124,8 @@ pub struct QuantizerConfig {
     pub kmeans_rounds: usize,
     /// Share of items that use a random number of codebooks.
     pub dropout: f64,
+    /// The step at which quantization starts; before, latents pass as they are.
+    pub start: u64,
 }
 
 impl Default for QuantizerConfig {
@@ -136,6 +138,7 @@ impl Default for QuantizerConfig {
             kmeans_batches: None,
             kmeans_rounds: 10,
             dropout: 0.0,
+            start: 0,
         }
     }
 }
@@ -170,6 +173,8 @@ pub struct LossConfig {
     pub mel: f64,
     /// Complex distance of compressed spectra at several scales.
     pub stft: f64,
+    /// Disturbance of loudness that is heard, in units of PESQ's raw score.
+    pub loudness: f64,
     /// Negative SI-SDR, in dB.
     pub si_sdr: f64,
     /// Latents to their codebook entries.
@@ -193,6 +198,7 @@ impl Default for LossConfig {
             waveform: 1.0,
             mel: 1.0,
             stft: 0.0,
+            loudness: 0.0,
             si_sdr: 0.0,
             commitment: 0.25,
             codebook: 1.0,

@@ -79,9 +79,7 @@ impl Trainer {
     /// # Errors
     /// What is wrong with the configuration, the model or the data.
     pub fn new(config: RunConfig, device: &Device) -> Result<Self> {
-        let mut trainer = Self::prepare(config, device)?;
-        trainer.start_codebooks()?;
-        Ok(trainer)
+        Self::prepare(config, device)
     }
 
     /// Goes on with a run.
@@ -223,6 +221,9 @@ impl Trainer {
     /// they were before the step. What data and tensors fail with.
     pub fn advance(&mut self) -> Result<StepReport> {
         let began = Instant::now();
+        if self.step == self.config.quantizer.start {
+            self.start_codebooks()?;
+        }
         let (batch, was_ready) = self.next_batch()?;
         let networks = self.model.networks()?;
         let target = self.normalized(&self.tensor(&batch)?)?;
@@ -234,7 +235,11 @@ impl Trainer {
         if !size.is_finite() {
             return Err(self.diverged("the size of the latents", size));
         }
-        let quantized = self.quantizer.forward(&networks.quantizer, &latents, &n_codebooks)?;
+        let quantized = if self.step < self.config.quantizer.start {
+            QuantizerTrainer::bypass(&latents)?
+        } else {
+            self.quantizer.forward(&networks.quantizer, &latents, &n_codebooks)?
+        };
         let decoded = forward(&networks.decoder, &quantized.latents)?;
         let n_samples = decoded.dim(1)?.min(target.dim(1)?);
         let (decoded, target) = (decoded.narrow(1, 0, n_samples)?, target.narrow(1, 0, n_samples)?);

@@ -187,6 +187,40 @@ impl Function for Relu {
 }
 
 #[derive(Clone, Copy)]
+pub(super) struct SignedRoot {
+    pub(super) floor: f32,
+}
+impl Function for SignedRoot {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        let wide = s.widen(x);
+        let root = s.wide_sqrt(smooth_magnitude(s, wide, self.floor));
+        let y = s.narrow(s.wide_div(wide, root));
+        // inf / inf is no number.
+        s.select(s.lt(s.splat(f32::MAX), s.abs(x)), x, y)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct SignedSquare {
+    pub(super) floor: f32,
+}
+impl Function for SignedSquare {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        let wide = s.widen(x);
+        s.narrow(s.wide_mul(wide, smooth_magnitude(s, wide, self.floor)))
+    }
+}
+
+/// √(x² + floor²).
+#[inline(always)]
+pub(super) fn smooth_magnitude<S: Simd>(s: S, x: S::W, floor: f32) -> S::W {
+    let floor = f64::from(floor);
+    s.wide_sqrt(s.wide_fma(x, x, s.wide_splat(floor * floor)))
+}
+
+#[derive(Clone, Copy)]
 pub(super) struct Sin;
 impl Function for Sin {
     #[inline(always)]
@@ -399,6 +433,8 @@ mod tests {
             case(Unary::GeluTanh, gelu_tanh, 0.51),
             case(Unary::Elu { alpha: 1.0 }, |x| elu(1.0, x), 1.0),
             case(Unary::Elu { alpha: 0.3 }, |x| elu(0.3, x), 1.5),
+            case(Unary::SignedRoot { floor: 0.5 }, |x| x / (x * x + 0.25).powf(0.25), 0.51),
+            case(Unary::SignedSquare { floor: 0.5 }, |x| x * (x * x + 0.25).sqrt(), 0.51),
         ]
     }
 

@@ -3,7 +3,7 @@
 //! For training alone, so slopes are good to a few ulp of the largest term, without the care that the
 //! functions themselves take.
 
-use super::functions::{Exp, Function, Gelu, Sigmoid, Sin, Tanh};
+use super::functions::{Exp, Function, Gelu, Sigmoid, Sin, Tanh, smooth_magnitude};
 use super::{Map, Unary};
 use crate::error::{Result, count_rows, expect_len};
 use crate::pool;
@@ -136,6 +136,23 @@ impl Function for Slope {
             }
             Unary::LeakyRelu { slope } => s.select(positive, one, s.splat(slope)),
             Unary::Relu => s.select(positive, one, zero),
+            Unary::SignedRoot { floor } => {
+                // With the magnitude m: m^-1/2 - x²/2 m^-5/2.
+                let x = s.widen(x);
+                let magnitude = smooth_magnitude(s, x, floor);
+                let inverse = s.wide_div(s.wide_splat(1.0), magnitude);
+                let share = s.wide_mul(s.wide_mul(x, inverse), s.wide_mul(x, inverse));
+                let bend = s.wide_fnma(share, s.wide_splat(0.5), s.wide_splat(1.0));
+                s.narrow(s.wide_mul(bend, s.wide_sqrt(inverse)))
+            }
+            Unary::SignedSquare { floor } => {
+                // m + x² / m; without a floor nothing bends at zero.
+                let x = s.widen(x);
+                let magnitude = smooth_magnitude(s, x, floor);
+                let is_zero = s.wide_lt(magnitude, s.wide_splat(f64::MIN_POSITIVE));
+                let divisor = s.wide_select(is_zero, s.wide_splat(1.0), magnitude);
+                s.narrow(s.wide_add(magnitude, s.wide_div(s.wide_mul(x, x), divisor)))
+            }
         }
     }
 }
@@ -146,7 +163,7 @@ mod tests {
     use crate::elementwise::{snake, unary};
     use crate::testing::{bits, noise, same_everywhere};
 
-    const ALL: [Unary; 10] = [
+    const ALL: [Unary; 12] = [
         Unary::Exp,
         Unary::Sin,
         Unary::Sigmoid,
@@ -157,6 +174,8 @@ mod tests {
         Unary::Elu { alpha: 0.7 },
         Unary::LeakyRelu { slope: 0.1 },
         Unary::Relu,
+        Unary::SignedRoot { floor: 0.2 },
+        Unary::SignedSquare { floor: 0.2 },
     ];
 
     /// Central differences of the function itself, whose values are good to 1e-7.

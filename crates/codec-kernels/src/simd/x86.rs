@@ -189,6 +189,10 @@ impl Simd for Avx512 {
         unsafe { [arch::_mm512_div_pd(a[0], b[0]), arch::_mm512_div_pd(a[1], b[1])] }
     }
     #[inline(always)]
+    fn wide_sqrt(self, a: Self::W) -> Self::W {
+        unsafe { [arch::_mm512_sqrt_pd(a[0]), arch::_mm512_sqrt_pd(a[1])] }
+    }
+    #[inline(always)]
     fn wide_fma(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W {
         unsafe { [arch::_mm512_fmadd_pd(a[0], b[0], c[0]), arch::_mm512_fmadd_pd(a[1], b[1], c[1])] }
     }
@@ -366,6 +370,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn wide_div(self, a: Self::W, b: Self::W) -> Self::W {
         unsafe { [arch::_mm256_div_pd(a[0], b[0]), arch::_mm256_div_pd(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn wide_sqrt(self, a: Self::W) -> Self::W {
+        unsafe { [arch::_mm256_sqrt_pd(a[0]), arch::_mm256_sqrt_pd(a[1])] }
     }
     #[inline(always)]
     fn wide_fma(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W {

@@ -2,6 +2,7 @@
 
 mod dac;
 mod encodec;
+mod lapped;
 mod mimi;
 mod snac;
 mod soundstream;
@@ -38,6 +39,7 @@ pub struct Family {
 pub const FAMILIES: &[Family] = &[
     dac::FAMILY,
     encodec::FAMILY,
+    lapped::FAMILY,
     mimi::FAMILY,
     snac::FAMILY,
     soundstream::FAMILY,

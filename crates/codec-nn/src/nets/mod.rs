@@ -1,8 +1,10 @@
 //! Networks that several families share.
 
+pub(crate) mod convnext;
 pub(crate) mod dacnet;
 mod groups;
 mod int8;
+pub(crate) mod mdct;
 mod numbered;
 pub(crate) mod seanet;
 pub(crate) mod streaming_graph;

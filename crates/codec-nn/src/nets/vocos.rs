@@ -5,10 +5,11 @@
 //! 2306.00814; the residual blocks and the attention in front of it: jishengpeng/WavTokenizer,
 //! decoder/models.py, commit 5cf440d.
 
+use super::convnext::{ConvNext, layer_norm, linear};
 use crate::error::Result;
 use crate::layers::{
-    Activation, Attention, AttentionSpec, AttentionWeights, ChannelScale, Conv1d, ConvSpec, DynLayer,
-    GroupNorm, Heads, Istft, LayerNorm, Linear, Padding, Polar, Residual, Sight, Unary,
+    Activation, Attention, AttentionSpec, AttentionWeights, Conv1d, ConvSpec, DynLayer, GroupNorm, Heads,
+    Istft, LayerNorm, Padding, Polar, Residual, Sight, Unary,
 };
 use crate::weights::Weights;
 use candle_core::Tensor;
@@ -52,8 +53,16 @@ impl Vocos {
         }
         net.push(DynLayer::new(self.group_norm(&before.pp(5))?));
         net.push(DynLayer::new(self.layer_norm(&backbone.pp("norm"))?));
+        let block = ConvNext {
+            dim,
+            hidden: self.hidden,
+            kernel: KERNEL,
+            padding: Padding::symmetric(KERNEL / 2),
+            epsilon: NORM_EPSILON,
+        };
         for block_idx in 0..self.n_blocks {
-            net.push(self.convnext_block(&backbone.pp("convnext").pp(block_idx))?);
+            let weights = backbone.pp("convnext").pp(block_idx);
+            net.push(block.block(&weights, |weights| self.layer_norm(weights))?);
         }
         net.push(DynLayer::new(self.layer_norm(&backbone.pp("final_layer_norm"))?));
         let head = weights.pp("head");
@@ -93,20 +102,6 @@ impl Vocos {
         Ok(DynLayer::new(Residual::new((norm, Attention::new(&weights, spec)?))))
     }
 
-    fn convnext_block(&self, weights: &Weights) -> Result<DynLayer> {
-        let (dim, kernel) = (self.dim, weights.pp("dwconv"));
-        let spec = ConvSpec { groups: dim, padding: Padding::symmetric(KERNEL / 2), ..ConvSpec::default() };
-        let weight = kernel.get((dim, 1, KERNEL), "weight")?;
-        Ok(DynLayer::new(Residual::new((
-            Conv1d::new(&weight, Some(&kernel.get(dim, "bias")?), spec)?,
-            self.layer_norm(&weights.pp("norm"))?,
-            linear(&weights.pp("pwconv1"), dim, self.hidden)?,
-            Activation::Unary(Unary::Gelu),
-            linear(&weights.pp("pwconv2"), self.hidden, dim)?,
-            ChannelScale::new(weights.get(dim, "gamma")?)?,
-        ))))
-    }
-
     fn conv(&self, weights: &Weights, c_in: usize, kernel: usize) -> Result<Conv1d> {
         let weight = weights.get((self.dim, c_in, kernel), "weight")?;
         let spec = ConvSpec { padding: Padding::symmetric(kernel / 2), ..ConvSpec::default() };
@@ -123,18 +118,10 @@ impl Vocos {
         let dim = self.dim;
         let (scale, shift) = (weights.pp("scale"), weights.pp("shift"));
         let Some(&[n_rows, _]) = scale.shape("weight") else {
-            return LayerNorm::new(
-                weights.get(dim, "weight")?,
-                Some(weights.get(dim, "bias")?),
-                NORM_EPSILON,
-            );
+            return layer_norm(weights, dim, NORM_EPSILON);
         };
         let first =
             |weights: &Weights| -> Result<Tensor> { Ok(weights.get((n_rows, dim), "weight")?.get(0)?) };
         LayerNorm::new(first(&scale)?, Some(first(&shift)?), NORM_EPSILON)
     }
-}
-
-fn linear(weights: &Weights, c_in: usize, c_out: usize) -> Result<Linear> {
-    Linear::new(&weights.get((c_out, c_in), "weight")?, Some(&weights.get(c_out, "bias")?))
 }

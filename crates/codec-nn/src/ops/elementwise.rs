@@ -29,11 +29,18 @@ pub(crate) fn unary_plain(xs: &Tensor, function: Unary) -> Result<Tensor> {
         Unary::Elu { alpha } => xs.elu(f64::from(alpha))?,
         Unary::LeakyRelu { slope } => (xs.relu()? - (xs.neg()?.relu()? * f64::from(slope))?)?,
         Unary::Relu => xs.relu()?,
+        Unary::SignedRoot { floor } => (xs / smooth_magnitude(xs, floor)?.sqrt()?)?,
+        Unary::SignedSquare { floor } => (xs * smooth_magnitude(xs, floor)?)?,
         other => {
             let value = format!("{other:?}");
             return Err(Error::Unsupported { what: "activation", value });
         }
     })
+}
+
+/// `sqrt(x^2 + floor^2)`.
+fn smooth_magnitude(xs: &Tensor, floor: f32) -> Result<Tensor> {
+    Ok((xs.sqr()? + f64::from(floor).powi(2))?.sqrt()?)
 }
 
 /// `x + sin(alpha x)^2 / (alpha + 1e-9)`, one alpha per channel.

@@ -141,6 +141,8 @@ fn activations_agree_and_have_gradients() {
         Unary::Elu { alpha: 0.7 },
         Unary::LeakyRelu { slope: 0.2 },
         Unary::Relu,
+        Unary::SignedRoot { floor: 0.3 },
+        Unary::SignedSquare { floor: 0.3 },
     ];
     for function in functions {
         let xs = (rng.tensor(&[2, 7, 3]) * 3.0).unwrap();

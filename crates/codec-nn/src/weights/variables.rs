@@ -39,7 +39,7 @@ impl Variables {
     ///
     /// What a new tensor holds follows from its name and shape as PyTorch would start it: weights are
     /// uniform within `1 / sqrt(fan in)`, biases zero, gains of norms and the alphas of Snake one,
-    /// codebooks normal. Convolutions get weight normalization. The numbers depend on the seed and the
+    /// codebooks normal, matrices beside a network the identity. Convolutions get weight normalization. The numbers depend on the seed and the
     /// tensor's name alone.
     pub fn seeded(device: &Device, seed: u64) -> Self {
         Self { seed: Some(seed), ..Self::new(device) }
@@ -148,6 +148,8 @@ fn initial(shape: &[usize], name: &str, seed: u64) -> Result<Vec<f32>> {
     Ok(match last {
         _ if last.starts_with("bias") || last == "beta" => vec![0.0; n],
         "embed" | "codebook" | "embed_sum" => (0..n).map(|_| rng.normal()).collect(),
+        // What stands beside a network passes on what it can.
+        "weight" if name.ends_with("shortcut.weight") && shape.len() == 2 => identity(shape),
         "weight" if name.ends_with("codebook.weight") => (0..n).map(|_| rng.normal()).collect(),
         "alpha" | "gamma" | "cluster_usage" => vec![1.0; n],
         // LayerScale: a block starts near the identity.
@@ -163,6 +165,12 @@ fn initial(shape: &[usize], name: &str, seed: u64) -> Result<Vec<f32>> {
             return Err(Error::Config { field: "names", why });
         }
     })
+}
+
+/// Ones on the diagonal of a matrix.
+fn identity(shape: &[usize]) -> Vec<f32> {
+    let columns = shape.last().copied().unwrap_or(1).max(1);
+    (0..shape.iter().product()).map(|i| if i / columns == i % columns { 1.0 } else { 0.0 }).collect()
 }
 
 /// Random numbers that depend on a seed and a name (SplitMix64).

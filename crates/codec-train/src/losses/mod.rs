@@ -2,6 +2,7 @@
 //!
 //! Every loss is a scalar whose gradient for the decoded audio is checked against finite differences.
 
+mod loudness;
 mod mel;
 mod spectral;
 mod stft;
@@ -9,6 +10,7 @@ mod stft;
 pub(crate) mod testing;
 mod waveform;
 
+pub use loudness::Ear;
 pub use mel::MelBands;
 pub use spectral::{SpectralDistance, SpectralLoss};
 pub use stft::Stft;
@@ -66,6 +68,16 @@ impl AudioLosses {
             let stft = Stft::new(window, window / 4, Stft::unit_gain(window))?;
             Ok(SpectralLoss::new(stft, SpectralDistance::Compressed(config.compression)))
         };
+        let loudness = |window: usize| -> Result<SpectralLoss> {
+            let stft = Stft::new(window, window / 4, Stft::unit_gain(window))?;
+            let ear = Arc::new(Ear::new(sample_rate, window)?);
+            Ok(SpectralLoss::new(stft, SpectralDistance::Loudness(ear)))
+        };
+        let loudness = match config.loudness {
+            0.0 => Vec::new(),
+            // About 32 ms, PESQ's window.
+            _ => vec![loudness((sample_rate as usize / 32).next_power_of_two())?],
+        };
         let windows = config.windows.iter();
         let mel = windows.clone().zip(&config.mel_bands).map(mel).collect::<Result<_>>()?;
         let stft = windows.map(compressed).collect::<Result<_>>()?;
@@ -73,6 +85,7 @@ impl AudioLosses {
             ("waveform", config.waveform, Kind::Waveform),
             ("mel", config.mel, Kind::Spectral(mel)),
             ("stft", config.stft, Kind::Spectral(stft)),
+            ("loudness", config.loudness, Kind::Spectral(loudness)),
             ("si_sdr", config.si_sdr, Kind::SiSdr),
         ];
         let used = all.into_iter().filter(|(_, weight, _)| *weight != 0.0);

@@ -1,7 +1,8 @@
-//! Distances of spectra: log-mel, and complex on compressed magnitudes.
+//! Distances of spectra: log-mel, complex on compressed magnitudes, and of loudness.
 //!
 //! On the CPU value and gradient come from one pass over the frames; elsewhere from candle operations.
 
+use super::loudness::Ear;
 use super::mel::MelBands;
 use super::stft::{Stft, flat};
 use crate::error::Result;
@@ -32,6 +33,9 @@ pub enum SpectralDistance {
     /// # Source
     /// Braun and Tashev 2020, arXiv 2009.12286, section 3, equation 4, with other shares.
     Compressed(f64),
+    /// Mean over frames of the disturbance that is heard, in units of PESQ's raw score; see the module of
+    /// [`Ear`].
+    Loudness(Arc<Ear>),
 }
 
 /// A distance of spectra at one window.
@@ -92,12 +96,13 @@ impl SpectralLoss {
                 let complex = (complex.sqr()?.sum(3)?.mean_all()? * (1.0 - MAGNITUDE_SHARE))?;
                 Ok((complex + (magnitude.sqr()?.mean_all()? * MAGNITUDE_SHARE)?)?)
             }
+            SpectralDistance::Loudness(ear) => ear.plain(&xs, &ys, &Ear::gains(target, xs.dtype())?),
         }
     }
 
     /// The loss of one frame before the division by [`SpectralLoss::n_values`], and its gradient in place
-    /// of the spectrum `xs`.
-    fn frame(&self, xs: &mut [Complex32], ys: &[Complex32], memory: &mut Memory) -> f64 {
+    /// of the spectrum `xs`; `gain` is that of the target, [`SpectralLoss::gain`].
+    fn frame(&self, xs: &mut [Complex32], ys: &[Complex32], gain: f64, memory: &mut Memory) -> f64 {
         match &self.distance {
             SpectralDistance::LogMel(bands) => log_mel_frame(bands, xs, ys, memory),
             SpectralDistance::Compressed(exponent) => {
@@ -109,6 +114,15 @@ impl SpectralLoss {
                 }
                 total
             }
+            SpectralDistance::Loudness(ear) => ear.frame(xs, ys, gain, &mut memory.slopes),
+        }
+    }
+
+    /// What the powers of a target are multiplied by.
+    fn gain(&self, target: &[f32]) -> f64 {
+        match &self.distance {
+            SpectralDistance::Loudness(_) => Ear::gain(target),
+            SpectralDistance::LogMel(_) | SpectralDistance::Compressed(_) => 1.0,
         }
     }
 
@@ -117,6 +131,7 @@ impl SpectralLoss {
         match &self.distance {
             SpectralDistance::LogMel(bands) => bands.n_bands(),
             SpectralDistance::Compressed(_) => self.stft.n_bins(),
+            SpectralDistance::Loudness(_) => 1,
         }
     }
 
@@ -131,11 +146,12 @@ impl SpectralLoss {
             let mut xs = vec![Complex32::default(); n_bins];
             let mut ys = vec![Complex32::default(); n_bins];
             let mut memory = Memory::default();
+            let gain = self.gain(target);
             let mut total = 0.0;
             for frame_idx in frames {
                 self.stft.frame(decoded, frame_idx, &mut stretch.scratch, &mut xs);
                 self.stft.frame(target, frame_idx, &mut stretch.scratch, &mut ys);
-                total += self.frame(&mut xs, &ys, &mut memory);
+                total += self.frame(&mut xs, &ys, gain, &mut memory);
                 xs.iter_mut().for_each(|x| *x *= scale);
                 stretch.add(frame_idx, &xs);
             }
@@ -241,6 +257,10 @@ mod tests {
                 SpectralDistance::Compressed(0.3),
             ),
             SpectralLoss::new(Stft::new(16, 4, 1.0).unwrap(), SpectralDistance::Compressed(1.0)),
+            SpectralLoss::new(
+                Stft::new(64, 16, Stft::unit_gain(64)).unwrap(),
+                SpectralDistance::Loudness(Arc::new(Ear::new(16_000, 64).unwrap())),
+            ),
         ]
     }
 

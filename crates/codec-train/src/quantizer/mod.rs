@@ -108,6 +108,15 @@ impl QuantizerTrainer {
         })
     }
 
+    /// Latents as they are: what the decoder gets before quantization starts.
+    ///
+    /// # Errors
+    /// What the tensor library fails with.
+    pub fn bypass(latents: &Tensor) -> Result<Quantized> {
+        let commitment = Tensor::zeros((), DType::F32, latents.device())?;
+        Ok(Quantized { latents: latents.clone(), commitment, codebook: None, looked_up: Vec::new() })
+    }
+
     /// Starts the codebooks as the centres of what they have to code.
     ///
     /// # Shapes
