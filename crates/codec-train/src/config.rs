@@ -175,6 +175,8 @@ pub struct LossConfig {
     pub stft: f64,
     /// Disturbance of loudness that is heard, in units of PESQ's raw score.
     pub loudness: f64,
+    /// One minus the correlation of the envelopes of bands, as in STOI.
+    pub intelligibility: f64,
     /// Negative SI-SDR, in dB.
     pub si_sdr: f64,
     /// Latents to their codebook entries.
@@ -199,6 +201,7 @@ impl Default for LossConfig {
             mel: 1.0,
             stft: 0.0,
             loudness: 0.0,
+            intelligibility: 0.0,
             si_sdr: 0.0,
             commitment: 0.25,
             codebook: 1.0,

@@ -36,10 +36,12 @@ pub(crate) fn synthesis(hop_length: usize, device: &Device) -> Result<ConvTransp
 
 /// The orthonormal basis of cosines and that of sines, each `[hop_length, 2 * hop_length]`.
 fn bases(hop_length: usize) -> (Vec<f32>, Vec<f32>) {
-    let turn = |parts: usize| sin_cos(std::f64::consts::TAU * (parts as f64 / (8 * hop_length) as f64));
+    let n_parts = 8 * hop_length;
+    let angle = |part: usize| std::f64::consts::TAU * (part as f64 / n_parts as f64);
+    let turn: Vec<(f32, f32)> = (0..n_parts).map(|part| sin_cos(angle(part))).collect();
     let gain = (2.0 / hop_length as f64).sqrt();
-    let window: Vec<f64> = (0..2 * hop_length).map(|n| gain * f64::from(turn(2 * n + 1).0)).collect();
-    let value = |k: usize, n: usize| turn((2 * n + 1 + hop_length) * (2 * k + 1) % (8 * hop_length));
+    let window: Vec<f64> = (0..2 * hop_length).map(|n| gain * f64::from(turn[2 * n + 1].0)).collect();
+    let value = |k: usize, n: usize| turn[(2 * n + 1 + hop_length) * (2 * k + 1) % n_parts];
     let all = (0..hop_length).flat_map(|k| (0..2 * hop_length).map(move |n| (k, n)));
     all.map(|(k, n)| {
         let (sine, cosine) = value(k, n);

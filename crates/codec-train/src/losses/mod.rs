@@ -2,6 +2,7 @@
 //!
 //! Every loss is a scalar whose gradient for the decoded audio is checked against finite differences.
 
+mod intelligibility;
 mod loudness;
 mod mel;
 mod spectral;
@@ -10,6 +11,7 @@ mod stft;
 pub(crate) mod testing;
 mod waveform;
 
+pub use intelligibility::Intelligibility;
 pub use loudness::Ear;
 pub use mel::MelBands;
 pub use spectral::{SpectralDistance, SpectralLoss};
@@ -39,6 +41,7 @@ struct Term {
 enum Kind {
     Waveform,
     SiSdr,
+    Intelligibility(Box<Intelligibility>),
     /// The mean over windows.
     Spectral(Vec<SpectralLoss>),
 }
@@ -81,11 +84,13 @@ impl AudioLosses {
         let windows = config.windows.iter();
         let mel = windows.clone().zip(&config.mel_bands).map(mel).collect::<Result<_>>()?;
         let stft = windows.map(compressed).collect::<Result<_>>()?;
+        let intelligibility = Box::new(Intelligibility::new(sample_rate)?);
         let all = [
             ("waveform", config.waveform, Kind::Waveform),
             ("mel", config.mel, Kind::Spectral(mel)),
             ("stft", config.stft, Kind::Spectral(stft)),
             ("loudness", config.loudness, Kind::Spectral(loudness)),
+            ("intelligibility", config.intelligibility, Kind::Intelligibility(intelligibility)),
             ("si_sdr", config.si_sdr, Kind::SiSdr),
         ];
         let used = all.into_iter().filter(|(_, weight, _)| *weight != 0.0);
@@ -105,6 +110,7 @@ impl AudioLosses {
             let loss = match &term.kind {
                 Kind::Waveform => l1(&decoded, &target)?,
                 Kind::SiSdr => negative_si_sdr(&decoded, &target)?,
+                Kind::Intelligibility(loss) => loss.loss(&decoded, &target)?,
                 Kind::Spectral(losses) => {
                     let all = losses.iter().map(|loss| loss.loss(&decoded, &target));
                     Tensor::stack(&all.collect::<Result<Vec<_>>>()?, 0)?.mean_all()?
