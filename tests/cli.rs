@@ -257,12 +257,33 @@ fn other_weights_are_refused_with_both_hashes() {
 }
 
 #[test]
-fn a_missing_default_model_says_how_to_get_it() {
+fn the_default_model_needs_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = dir.path().join("a.wav");
+    write_wav(&wav, 16_000, 1, 1.0);
+    let run = |arguments: &[&str], path: &Path| {
+        let mut command = codec();
+        command.env_remove("CODEC_MODEL").env("CODEC_SHARED", "nowhere").env("XDG_CACHE_HOME", dir.path());
+        let output = command.args(arguments).arg(path).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output
+    };
+    run(&["tokenize", "--bitrate", "3"], &wav);
+    let tokens = dir.path().join("a.nac");
+    let info: serde_json::Value = serde_json::from_slice(&run(&["info", "--json"], &tokens).stdout).unwrap();
+    assert_eq!(info["model"], "codec-16khz", "{info}");
+    run(&["detokenize", "-o", dir.path().join("b.wav").to_str().unwrap()], &tokens);
+    let samples = |name: &str| hound::WavReader::open(dir.path().join(name)).unwrap().duration();
+    assert_eq!(samples("a.wav"), samples("b.wav"));
+}
+
+#[test]
+fn a_missing_model_says_how_to_get_it() {
     let dir = tempfile::tempdir().unwrap();
     write_wav(&dir.path().join("a.wav"), 16_000, 1, 0.1);
     let mut command = codec();
     command.env_remove("CODEC_MODEL").env("CODEC_SHARED", "nowhere").env("XDG_CACHE_HOME", dir.path());
-    let output = command.arg("tokenize").arg(dir.path().join("a.wav")).output().unwrap();
+    let output = command.args(["tokenize", "-m", "lyra-v2"]).arg(dir.path().join("a.wav")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let message = stderr(&output);
     for part in ["codec models pull lyra-v2", "lyragan.tflite", "https://", "codec/models/lyra-v2", "--model"]

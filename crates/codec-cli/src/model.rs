@@ -8,7 +8,7 @@ use codec_core::{AudioSpec, Codec, CodecInfo, PerChannel};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModelArgs {
     /// Model: the name of a card, or the path of a checkpoint (a folder or a file)
-    /// [default: lyra-v2, when its files are found].
+    /// [default: codec-16khz, which is part of this program].
     #[arg(short, long, value_name = "NAME|PATH", env = "CODEC_MODEL")]
     pub(crate) model: Option<String>,
     /// Where the networks run. Other devices than the CPU are not held to the same bits.

@@ -59,6 +59,9 @@ pub struct ModelCard {
     pub description: String,
     /// What a user has to know beyond that.
     pub notes: Option<String>,
+    /// Whether the weights are part of the programs of this workspace, and nothing has to be fetched.
+    #[serde(default)]
+    pub embedded: bool,
     /// Where the weights were published.
     pub source: CardSource,
     /// The files that make the model.
@@ -171,7 +174,7 @@ impl ModelCard {
             ("channels", card.channels == 0),
             ("hop_length", card.hop_length == 0),
             ("sha256_prefix", card.files.iter().any(|file| !file.has_plain_prefix())),
-            ("source", card.files.iter().any(|file| card.origin(file).is_none())),
+            ("source", !card.embedded && card.files.iter().any(|file| card.origin(file).is_none())),
         ];
         if let Some((field, _)) = faults.into_iter().find(|(_, is_wrong)| *is_wrong) {
             return Err(CardError::Field { card: card.name, field });

@@ -15,9 +15,11 @@
 //! # Ok::<(), codec_models::Error>(())
 //! ```
 
+mod embedded;
 mod error;
 
 pub use codec_nn::Loaded;
+pub use embedded::embedded;
 pub use error::{Error, Result};
 
 use candle_core::Device;
@@ -27,8 +29,8 @@ use codec_io::tokens::WeightsHash;
 use codec_nn::weights::Checkpoint;
 use std::path::{Path, PathBuf};
 
-/// The model that is used when none is named.
-pub const DEFAULT: &str = "lyra-v2";
+/// The model that is used when none is named; it is part of the program.
+pub const DEFAULT: &str = "codec-16khz";
 
 /// Loads the model of that name, or the checkpoint at that path.
 ///
@@ -59,12 +61,13 @@ pub fn card(name: &str) -> Result<&'static ModelCard> {
     })
 }
 
-/// Whether the files of the card of that name are on this machine.
+/// Whether the model of that name is on this machine, or part of the program.
 ///
 /// # Errors
 /// As [`card()`], and [`Error::Hub`] when the lock file cannot be read.
 pub fn is_here(name: &str) -> Result<bool> {
-    Ok(store().find(card(name)?)?.is_some())
+    let card = card(name)?;
+    Ok(embedded(&card.name).is_some() || store().find(card)?.is_some())
 }
 
 /// Where models lie on this machine.
@@ -91,6 +94,9 @@ pub fn origin(source: &CardSource) -> String {
 
 /// Opens the files of a card, which must be those that the card or the first pull knew.
 fn open_card(card: &ModelCard, device: &Device) -> Result<Checkpoint> {
+    if let Some(bytes) = embedded(&card.name) {
+        return Checkpoint::from_bytes(bytes.to_vec(), device).map_err(Error::load(&card.name));
+    }
     let Some(found) = store().find(card)? else { return Err(absent(card)?) };
     let folder = found.folder.display().to_string();
     let mut checkpoint = Checkpoint::open_files(&found.files, device).map_err(Error::load(&folder))?;

@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use candle_core::Tensor;
-use codec_core::quantizer::{Distance, Fsq, Projection, Projections, Quantizer, Rvq, SplitRvq, Vq};
+use codec_core::quantizer::{BeamRvq, Distance, Fsq, Projection, Projections, Quantizer, Rvq, SplitRvq, Vq};
 use codec_core::{CodeLayout, CodebookSpec};
 
 /// The tensors of a quantizer.
@@ -36,6 +36,8 @@ pub struct ResidualNet {
     pub stages: Vec<StageNet>,
     /// Around the whole stack.
     pub projections: Option<ProjectionsNet>,
+    /// Paths through the stages that the finished codec keeps; 1 where it takes the nearest entry of each.
+    pub beam: usize,
 }
 
 /// One codebook.
@@ -86,8 +88,13 @@ impl QuantizerNet {
     /// # Shapes
     /// `codebooks`: each `[codebook_size, dim]`, coarse to fine.
     pub fn residual(codebooks: Vec<Tensor>) -> Self {
+        Self::beam(codebooks, 1)
+    }
+
+    /// As [`QuantizerNet::residual`], searched along `width` paths.
+    pub fn beam(codebooks: Vec<Tensor>, width: usize) -> Self {
         let stages = codebooks.into_iter().map(StageNet::euclidean).collect();
-        Self::Residual(ResidualNet { stages, projections: None })
+        Self::Residual(ResidualNet { stages, projections: None, beam: width })
     }
 
     /// The codebooks.
@@ -109,6 +116,7 @@ impl QuantizerNet {
     /// What the constructors of codec-core refuse.
     pub fn fixed(&self) -> Result<Box<dyn Quantizer>> {
         Ok(match self {
+            Self::Residual(net) if net.beam != 1 => Box::new(BeamRvq::new(net.fixed()?, net.beam)?),
             Self::Residual(net) => Box::new(net.fixed()?),
             Self::Split { semantic, acoustic } => {
                 Box::new(SplitRvq::new(semantic.fixed()?, acoustic.fixed()?)?)

@@ -1,7 +1,7 @@
 //! The command line `codec-train`: from a folder of recordings to a codec.
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use clap::{Parser, Subcommand, ValueEnum};
 use codec_train::StepReport;
 use codec_train::Trainer;
@@ -59,6 +59,9 @@ enum Command {
         /// The folder to write.
         #[arg(short, long)]
         output: PathBuf,
+        /// Store numbers of 16 bits instead of 32: half the size.
+        #[arg(long)]
+        half: bool,
     },
     /// Judge a run's model on its validation clips.
     Validate {
@@ -123,9 +126,10 @@ fn start(cli: Cli) -> Result<ExitCode> {
             config.schedule.steps = steps.unwrap_or(config.schedule.steps);
             train(Trainer::resume(&saved, config, &device)?, &device)
         }
-        Command::Export { run, output } => {
+        Command::Export { run, output, half } => {
             let (saved, config) = open(&run, &device)?;
-            export(&Trainer::resume(&saved, config, &device)?, &output)?;
+            let dtype = if half { DType::F16 } else { DType::F32 };
+            export(&Trainer::resume(&saved, config, &device)?, &output, dtype)?;
             println!("{}", output.display());
             Ok(ExitCode::SUCCESS)
         }
@@ -136,7 +140,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
             if validator.is_empty() {
                 bail!("the run's configuration names no clips under [validation]");
             }
-            let report = validator.judge(trainer.export()?, &device)?;
+            let report = validator.judge(trainer.export(DType::F32)?, &device)?;
             if json {
                 println!("{}", serde_json::to_string(&report)?);
             } else {

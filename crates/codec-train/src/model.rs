@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use codec_nn::Networks;
 use codec_nn::families::load_checkpoint;
 use codec_nn::weights::{Checkpoint, Variables};
@@ -43,7 +43,7 @@ impl Model {
         let model = Self { checkpoint: checkpoint.trained(&variables), variables, config: config_json };
         // Makes every variable, and finds what is wrong before the first step.
         model.networks()?;
-        let exported = Checkpoint::from_bytes(model.export(&BTreeMap::new())?, device)?;
+        let exported = Checkpoint::from_bytes(model.export(&BTreeMap::new(), DType::F32)?, device)?;
         load_checkpoint(&exported, device).map_err(|e| {
             let why = format!("a model trained from this could not be loaded again ({e}): set model.config");
             Error::config("model", why)
@@ -69,16 +69,18 @@ impl Model {
         self.config.as_deref()
     }
 
-    /// The model as a safetensors file, with `averages` in place of the variables that have one.
+    /// The model as a safetensors file of this type, with `averages` in place of the variables that have one.
     ///
     /// # Errors
     /// What the tensor library fails with.
-    pub fn export(&self, averages: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    pub fn export(&self, averages: &BTreeMap<String, Tensor>, dtype: DType) -> Result<Vec<u8>> {
         let values = self.variables.all().into_iter().map(|(name, var)| {
             let value = averages.get(&name).cloned().unwrap_or_else(|| var.as_detached_tensor());
             (name, value)
         });
         let values = values.chain(self.variables.constants());
+        let rounded = values.map(|(name, value)| Ok((name, value.to_dtype(dtype)?)));
+        let values = rounded.collect::<Result<BTreeMap<_, _>>>()?.into_iter();
         let metadata = self.config.iter().map(|config| ("config".to_owned(), config.clone())).collect();
         let metadata = Some(metadata);
         serialize(values, metadata)

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::report::Log;
 use crate::trainer::{StepReport, Trainer};
 use crate::validation::{Report, Validator};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Res
             log.flush(trainer.seconds(), &usage(trainer))?;
         }
         if !validator.is_empty() && (is_last || is_due(step, schedule.validate_every)) {
-            let report = validator.judge(trainer.export()?, device)?;
+            let report = validator.judge(trainer.export(DType::F32)?, device)?;
             watch.validated(step, &report);
             log.validation(step, trainer.seconds(), report)?;
         }
@@ -66,18 +66,19 @@ pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Res
         }
     }
     let folder = config.output.join(MODEL);
-    export(trainer, &folder)?;
+    export(trainer, &folder, DType::F32)?;
     Ok(Outcome::Finished(folder))
 }
 
-/// Writes the model as a folder that `codec --model` takes: `config.json` and `model.safetensors`.
+/// Writes the model as a folder that `codec --model` takes: `config.json` and `model.safetensors`, whose
+/// tensors are of type `dtype`.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn export(trainer: &Trainer, folder: &Path) -> Result<()> {
+pub fn export(trainer: &Trainer, folder: &Path, dtype: DType) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let config = trainer.model().config().map(|config| ("config.json", config.as_bytes().to_vec()));
-    for (name, bytes) in config.into_iter().chain([("model.safetensors", trainer.export()?)]) {
+    for (name, bytes) in config.into_iter().chain([("model.safetensors", trainer.export(dtype)?)]) {
         let path = folder.join(name);
         let write = || -> std::io::Result<()> {
             let mut file = codec_io::atomic::AtomicFile::create(&path)?;

@@ -10,7 +10,7 @@ use crate::losses::{AudioLosses, LossTerm};
 use crate::model::Model;
 use crate::optim::{AdamW, Average, global_norm, learning_rate};
 use crate::quantizer::{QuantizerTrainer, UsageSummary};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use codec_core::CodecInfo;
 use codec_nn::Networks;
 use codec_nn::layers::Layer;
@@ -172,12 +172,12 @@ impl Trainer {
         self.quantizer.usage.summaries(kind_idx)
     }
 
-    /// The model as a safetensors file: the averaged weights, if the run keeps them.
+    /// The model as a safetensors file of this type: the averaged weights, if the run keeps them.
     ///
     /// # Errors
     /// What the tensor library fails with.
-    pub fn export(&self) -> Result<Vec<u8>> {
-        self.model.export(self.average.tensors())
+    pub fn export(&self, dtype: DType) -> Result<Vec<u8>> {
+        self.model.export(self.average.tensors(), dtype)
     }
 
     /// Everything that a resumed run needs.

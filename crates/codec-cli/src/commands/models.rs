@@ -84,6 +84,8 @@ struct Listed<'a> {
     code_licence: &'a str,
     weights_licence: Option<&'a str>,
     non_commercial: Option<bool>,
+    /// Whether it is part of the program.
+    embedded: bool,
     /// Where the files lie, when they are there.
     folder: Option<PathBuf>,
 }
@@ -138,6 +140,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         Action::Path(names) => {
             for card in named(&names.names)? {
                 let Some(found) = store.find(card)? else {
+                    refuse_embedded(card)?;
                     bail!("model {0} is not on this machine; `codec models pull {0}` fetches it", card.name);
                 };
                 let folder = found.folder.display().to_string();
@@ -148,6 +151,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         Action::Pull(args) => {
             let client = Client::new(Settings::from_env()?)?;
             for card in named(&args.names.names)? {
+                refuse_embedded(card)?;
                 pull(card, args, &store, &client, &reporter)?;
             }
         }
@@ -159,6 +163,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
 /// The cards of these names, all of them before anything is done.
 fn named(names: &[String]) -> Result<Vec<&'static ModelCard>> {
     Ok(names.iter().map(|name| card(name)).collect::<Result<_, _>>()?)
+}
+
+/// Fails for a model that has no files.
+fn refuse_embedded(card: &ModelCard) -> Result<()> {
+    if card.embedded {
+        bail!("model {} is part of this program: there is nothing to fetch or to check", card.name);
+    }
+    Ok(())
 }
 
 fn list(store: &Store, reporter: &Reporter) -> Result<()> {
@@ -174,7 +186,7 @@ fn list(store: &Store, reporter: &Reporter) -> Result<()> {
             };
             format!(
                 "{}{:<24}{:<14}{:>6.1} kHz  {:<22}{:<14}{}",
-                if listed.folder.is_some() { "* " } else { "  " },
+                if listed.embedded || listed.folder.is_some() { "* " } else { "  " },
                 listed.name,
                 listed.family,
                 f64::from(listed.sample_rate) / 1000.0,
@@ -204,6 +216,7 @@ fn listed<'a>(card: &'a ModelCard, store: &Store) -> Result<Listed<'a>> {
         code_licence: &card.licence.code,
         weights_licence: card.licence.weights.as_deref(),
         non_commercial: card.licence.non_commercial,
+        embedded: card.embedded,
         folder: store.find(card)?.map(|found| found.folder),
     })
 }
@@ -249,7 +262,9 @@ fn describe(shown: &Shown<'_>) -> String {
     for file in &shown.files {
         let size = file.size.map(|size| format!(", {size} bytes")).unwrap_or_default();
         line("file", format!("{}{size}", file.name));
-        line("", file.url.clone().unwrap_or_else(|| "no address is known".to_owned()));
+        if !listed.embedded {
+            line("", file.url.clone().unwrap_or_else(|| "no address is known".to_owned()));
+        }
         line("", file.sha256.as_ref().map_or("SHA-256 not known".to_owned(), |hex| format!("SHA-256 {hex}")));
     }
     line("code", listed.code_licence.to_owned());
@@ -258,7 +273,9 @@ fn describe(shown: &Shown<'_>) -> String {
     for note in [shown.licence_notes, shown.notes, shown.citation].into_iter().flatten() {
         line("", note.to_owned());
     }
-    line("here", listed.folder.as_ref().map_or("no".to_owned(), |folder| folder.display().to_string()));
+    let folder = listed.folder.as_ref().map(|folder| folder.display().to_string());
+    let absent = if listed.embedded { "part of this program" } else { "no" };
+    line("here", folder.unwrap_or_else(|| absent.to_owned()));
     text
 }
 
@@ -312,6 +329,7 @@ fn verify(names: &[String], store: &Store, reporter: &Reporter) -> Result<ExitCo
             Ok(Some(checked)) => checked,
             Ok(None) if all => continue,
             Ok(None) => {
+                refuse_embedded(card)?;
                 bail!("model {0} is not on this machine; `codec models pull {0}` fetches it", card.name)
             }
             Err(error) => {

@@ -4,14 +4,17 @@
 //! | --- | --- | --- |
 //! | [`Vq`] | one, searched by Euclidean distance or by cosine similarity | single-codebook codecs |
 //! | [`Rvq`] | stages on residuals, each with its stride and projections | EnCodec, DAC, SNAC, SoundStream |
+//! | [`BeamRvq`] | an [`Rvq`] searched along several paths at once | this project's own codec |
 //! | [`SplitRvq`] | a semantic and an acoustic [`Rvq`] of the same latents | Mimi |
 //! | [`Grouped`] | one quantizer for each run of values | HiFi-Codec; group FSQ |
 //! | [`Fsq`] | a grid that needs no table | NanoCodec |
 //!
+//! A beam is a way to search and not another code: what it writes, an [`Rvq`] reads.
 //! Each encodes and decodes with any prefix of its codebooks, and a frame's result depends on that
 //! frame alone (with strides: on its block alone), bit for bit: neither the number of frames in the
 //! call nor the number of threads nor the CPU changes it.
 
+mod beam;
 mod blocks;
 mod fsq;
 mod grouped;
@@ -22,6 +25,7 @@ mod split;
 pub(crate) mod testing;
 mod vq;
 
+pub use beam::BeamRvq;
 pub use fsq::Fsq;
 pub use grouped::Grouped;
 pub use projection::{Projection, Projections};

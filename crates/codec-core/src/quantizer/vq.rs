@@ -143,6 +143,35 @@ impl Vq {
         Ok(())
     }
 
+    /// Visits the distances of rows, `[n, codebook_dim]` with squared norms `[n]`, from all entries: the row's
+    /// index, the code of the first entry of a run, and the distances of the run.
+    ///
+    /// Only for a codebook without projections that is searched by Euclidean distance.
+    pub(crate) fn for_each_row_of_distances(
+        &self,
+        scratch: &mut Scratch,
+        rows: &[f32],
+        norms: &[f32],
+        mut visit: impl FnMut(usize, u32, &[f32]),
+    ) -> Result<()> {
+        let dim = self.codebook_dim;
+        let blocks = rows.chunks(SEARCH_ROWS.saturating_mul(dim)).zip(norms.chunks(SEARCH_ROWS));
+        for (block_idx, (rows, norms)) in blocks.enumerate() {
+            let rows = Rows::new(rows, norms.len(), dim, dim)?;
+            for (panel_idx, panel) in self.panels.iter().enumerate() {
+                let size = panel.norms.len();
+                let products = grown(&mut scratch.products, norms.len() * size);
+                gemm(rows, &panel.entries, Start::Zero, products)?;
+                for (i, (products, &norm)) in products.chunks_exact_mut(size).zip(norms).enumerate() {
+                    let values = products.iter_mut().zip(&panel.norms);
+                    values.for_each(|(value, &entry_norm)| *value = distance(*value, norm, entry_norm));
+                    visit(block_idx * SEARCH_ROWS + i, (panel_idx * PANEL_ENTRIES) as u32, products);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Latents of `codes`, `[n]`, which are below the codebook's size, into `out`, `[n, dim]`.
     pub(crate) fn decode_rows(&self, scratch: &mut Scratch, codes: &[u32], out: &mut [f32]) -> Result<()> {
         let inner = self.codebook_dim;
@@ -220,7 +249,6 @@ impl Panel {
     /// Betters `nearest` by this panel's entries, given their products with the row; the products
     /// are overwritten. The panel's first entry has the index `first_idx`.
     fn search(&self, products: &mut [f32], row_norm: f32, first_idx: u32, nearest: &mut Nearest) {
-        let distance = |product: f32, norm: f32| (row_norm - 2.0 * product) + norm;
         // Not-a-number is not smaller than anything, so it never wins.
         let smaller = |a: f32, b: f32| if b < a { b } else { a };
 
@@ -229,12 +257,12 @@ impl Panel {
         let (chunk_norms, rest_norms) = self.norms.as_chunks::<LANES>();
         for (chunk, norms) in chunks.iter_mut().zip(chunk_norms) {
             for i in 0..LANES {
-                chunk[i] = distance(chunk[i], norms[i]);
+                chunk[i] = distance(chunk[i], row_norm, norms[i]);
                 lanes[i] = smaller(lanes[i], chunk[i]);
             }
         }
         for (value, &norm) in rest.iter_mut().zip(rest_norms) {
-            *value = distance(*value, norm);
+            *value = distance(*value, row_norm, norm);
             lanes[0] = smaller(lanes[0], *value);
         }
         let smallest = lanes.into_iter().fold(f32::INFINITY, smaller);
@@ -244,6 +272,11 @@ impl Panel {
             *nearest = Nearest { distance: smallest, entry_idx };
         }
     }
+}
+
+/// The squared distance of a row from an entry, in the order of the reference.
+fn distance(product: f32, row_norm: f32, entry_norm: f32) -> f32 {
+    (row_norm - 2.0 * product) + entry_norm
 }
 
 /// The best entry so far.

@@ -69,6 +69,9 @@ struct Config {
     hop_length: usize,
     n_codebooks: usize,
     codebook_size: u32,
+    /// Paths that the search for codes keeps.
+    #[serde(default = "one_path")]
+    beam: usize,
     /// Values per latent.
     latent_dim: usize,
     encoder: NetConfig,
@@ -90,6 +93,10 @@ struct NetConfig {
 
 fn family_name() -> String {
     FAMILY.name.to_owned()
+}
+
+fn one_path() -> usize {
+    1
 }
 
 impl Config {
@@ -131,7 +138,8 @@ impl Config {
         let codebooks = weights.pp("quantizer");
         let shape = (self.codebook_size as usize, self.latent_dim);
         let codebook = |idx: usize| codebooks.pp(idx).get(shape, "codebook");
-        let quantizer = QuantizerNet::residual((0..self.n_codebooks).map(codebook).collect::<Result<_>>()?);
+        let codebooks = (0..self.n_codebooks).map(codebook).collect::<Result<_>>()?;
+        let quantizer = QuantizerNet::beam(codebooks, self.beam);
         let (encoder, decoder) =
             (self.encoder(&weights.pp("encoder"))?, self.decoder(&weights.pp("decoder"))?);
         weights.finish(&[])?;

@@ -498,7 +498,7 @@ impl Config {
         };
         let stages = (0..n_codebooks).map(stage).collect::<Result<_>>()?;
         if !weights.contains("input_proj.weight") && dim == self.hidden_size {
-            return Ok(ResidualNet { stages, projections: None });
+            return Ok(ResidualNet { stages, projections: None, beam: 1 });
         }
         let projection = |name: &str, n_in: usize, n_out: usize| -> Result<LinearNet> {
             let weight = weights.pp(name).get((n_out, n_in, 1), "weight")?.squeeze(2)?;
@@ -506,7 +506,7 @@ impl Config {
         };
         let input = projection("input_proj", self.hidden_size, dim)?;
         let output = projection("output_proj", dim, self.hidden_size)?;
-        Ok(ResidualNet { stages, projections: Some(ProjectionsNet { input, output }) })
+        Ok(ResidualNet { stages, projections: Some(ProjectionsNet { input, output }), beam: 1 })
     }
 }
 

@@ -202,7 +202,7 @@ impl Dacnet {
             Ok(StageNet { codebook, averages: None, stride, distance: Distance::Cosine, projections })
         };
         let stages = strides.iter().enumerate().map(stage).collect::<Result<_>>()?;
-        Ok(QuantizerNet::Residual(ResidualNet { stages, projections: None }))
+        Ok(QuantizerNet::Residual(ResidualNet { stages, projections: None, beam: 1 }))
     }
 
     /// Three residual units over growing spans.

@@ -86,7 +86,8 @@ impl Intelligibility {
             Ok(Tensor::cat(&shifted.collect::<candle_core::Result<Vec<_>>>()?, 3)?)
         };
         let (xs, ys) = (segments(xs)?, segments(ys)?);
-        let power = |xs: &Tensor| -> Result<Tensor> { Ok((xs.sqr()?.sum_keepdim(D::Minus1)? + POWER_FLOOR)?) };
+        let power =
+            |xs: &Tensor| -> Result<Tensor> { Ok((xs.sqr()?.sum_keepdim(D::Minus1)? + POWER_FLOOR)?) };
         let level = (power(&ys)? / power(&xs)?)?.sqrt()?;
         let xs = xs.broadcast_mul(&level)?.minimum(&(&ys * CLIP)?)?;
         let centred = |xs: &Tensor| -> Result<Tensor> { Ok(xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?) };

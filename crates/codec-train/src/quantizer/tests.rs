@@ -34,7 +34,7 @@ fn projected(variables: &Variables) -> QuantizerNet {
             output: map(format!("{i}.out"), 3, 4),
         }),
     };
-    QuantizerNet::Residual(ResidualNet { stages: vec![stage(0), stage(1)], projections: None })
+    QuantizerNet::Residual(ResidualNet { stages: vec![stage(0), stage(1)], projections: None, beam: 1 })
 }
 
 #[test]
