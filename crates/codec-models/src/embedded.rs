@@ -13,7 +13,6 @@ pub fn embedded(name: &str) -> Option<&'static [u8]> {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use codec_core::Codec;
     use codec_io::card::cards;
 
     #[test]
