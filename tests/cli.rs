@@ -76,7 +76,7 @@ fn the_first_command_of_the_readme_runs() {
     let output = codec().env_remove("CODEC_MODEL").current_dir(root()).args(&arguments).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("SI-SDR"), "{}", stdout(&output));
-    assert_eq!(names(dir.path()), ["chirp.wav"]);
+    assert_eq!(names(dir.path()), ["speech.wav"]);
 }
 
 #[test]
