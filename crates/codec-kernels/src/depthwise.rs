@@ -6,6 +6,10 @@ use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 
 mod gradient;
 
+/// Neighbouring outputs that are made at a time: so many chains hide the latency of a multiply-add, and share
+/// what is loaded of the weights.
+const STEPS: usize = 8;
+
 pub use self::gradient::{depthwise_input_gradient, depthwise_weight_gradient};
 
 /// The steps that an output reads: `t * stride + j * dilation` for j below `kernel`.
@@ -77,28 +81,60 @@ struct Windows<'a> {
     out: &'a mut [f32],
 }
 
+impl Windows<'_> {
+    /// Makes the first `n_whole` channels, whole vectors, of `T` outputs from `step` on.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
+    fn steps<S: Simd, const T: usize>(&mut self, s: S, step: usize, n_whole: usize) {
+        let (channels, conv) = (self.channels, self.conv);
+        let (pitch, stride) = (conv.dilation * channels, conv.stride * channels);
+        let xs = &self.xs[step * stride..];
+        let out = &mut self.out[step * channels..(step + T) * channels];
+        assert!(xs.len() >= (T - 1) * stride + (conv.kernel - 1) * pitch + channels);
+        assert!(self.weights.len() == conv.kernel * channels && n_whole <= channels);
+        for c in (0..n_whole).step_by(S::LANES) {
+            let start = self.bias.map_or(s.splat(0.0), |bias| s.load(&bias[c..]));
+            let mut acc = [start; T];
+            // SAFETY: the last vector that is read starts at channel `n_whole - LANES` of the last tap of the
+            // last window, which lies within `xs` as was checked; the vectors of the weights and of the output
+            // are within their rows of `channels`.
+            unsafe {
+                for j in 0..conv.kernel {
+                    let weight = s.load_ptr(self.weights.as_ptr().add(j * channels + c));
+                    let xs = xs.as_ptr().add(j * pitch + c);
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        *acc = s.fma(weight, s.load_ptr(xs.add(t * stride)), *acc);
+                    }
+                }
+                for (t, acc) in acc.into_iter().enumerate() {
+                    s.store_ptr(acc, out.as_mut_ptr().add(t * channels + c));
+                }
+            }
+        }
+    }
+}
+
 impl Kernel for Windows<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
+        let n_whole = self.channels - self.channels % S::LANES;
+        let n_steps = self.out.len() / self.channels;
+        let mut step = 0;
+        while n_steps - step >= STEPS {
+            self.steps::<S, STEPS>(s, step, n_whole);
+            step += STEPS;
+        }
+        while step < n_steps {
+            self.steps::<S, 1>(s, step, n_whole);
+            step += 1;
+        }
         let Self { xs, channels, conv, weights, bias, out } = self;
-        for (t, out) in out.chunks_exact_mut(channels).enumerate() {
-            let window = &xs[t * conv.stride * channels..];
-            let pitch = conv.dilation * channels;
-            let mut c = 0;
-            while c + S::LANES <= channels {
-                let mut acc = match bias {
-                    Some(bias) => s.load(&bias[c..]),
-                    None => s.splat(0.0),
-                };
-                for (j, weights) in weights.chunks_exact(channels).enumerate() {
-                    acc = s.fma(s.load(&weights[c..]), s.load(&window[j * pitch + c..]), acc);
-                }
-                s.store(acc, &mut out[c..]);
-                c += S::LANES;
-            }
-            let left = channels - c;
-            if left > 0 {
+        let (c, left) = (n_whole, channels - n_whole);
+        if left > 0 {
+            for (t, out) in out.chunks_exact_mut(channels).enumerate() {
+                let window = &xs[t * conv.stride * channels..];
+                let pitch = conv.dilation * channels;
                 let part = |xs: &[f32]| {
                     let mut buffer = [0.0; MAX_LANES];
                     buffer[..left].copy_from_slice(&xs[..left]);

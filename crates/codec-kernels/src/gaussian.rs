@@ -1,6 +1,8 @@
 //! Normal numbers that depend on their place alone.
 
-use crate::rotary::sin_cos;
+use crate::pool;
+use crate::rotary::cosine_of;
+use crate::simd::{Kernel, Simd, dispatch, level};
 
 /// The fractional part of the golden ratio: consecutive counts times it lie far apart.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -16,17 +18,38 @@ const UNIT: f64 = 1.0 / (1_u64 << 53) as f64;
 /// Box and Muller 1958, on the hash of Steele et al. 2014, "Fast splittable pseudorandom number generators",
 /// of a counter.
 pub fn gaussian(seed: u64, position: u64, out: &mut [f32]) {
-    for (step, out) in out.iter_mut().enumerate() {
-        let place = hash(seed).wrapping_add(position).wrapping_add(step as u64);
-        // In (0, 1], and in [0, 1).
-        let radius = ((hash(place) >> 11) + 1) as f64 * UNIT;
-        let angle = (hash(place ^ GOLDEN) >> 11) as f64 * UNIT;
-        let (_, cosine) = sin_cos(angle * std::f64::consts::TAU);
-        *out = ((-2.0 * ln(radius)).sqrt() * f64::from(cosine)) as f32;
+    let first = hash(seed).wrapping_add(position);
+    let level = level();
+    let n_threads = pool::threads_for(out.len(), pool::GRAIN / 16);
+    pool::for_row_blocks(out, 1, 1, n_threads, |step, out| {
+        dispatch(level, Numbers { first: first.wrapping_add(step as u64), out });
+    });
+}
+
+/// The numbers from place `first` on.
+struct Numbers<'a> {
+    first: u64,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Numbers<'_> {
+    type Output = ();
+    /// The compiler makes vectors of it: there are no branches, and every operation is IEEE 754's or an integer's.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (step, out) in self.out.iter_mut().enumerate() {
+            let place = self.first.wrapping_add(step as u64);
+            // In (0, 1], and in [0, 1).
+            let radius = ((hash(place) >> 11) + 1) as f64 * UNIT;
+            let angle = (hash(place ^ GOLDEN) >> 11) as f64 * UNIT;
+            let cosine = cosine_of(angle * std::f64::consts::TAU);
+            *out = ((-2.0 * ln(radius)).sqrt() * f64::from(cosine)) as f32;
+        }
     }
 }
 
 /// The output function of SplitMix64 for the state after `x`.
+#[inline(always)]
 fn hash(x: u64) -> u64 {
     let x = x.wrapping_add(GOLDEN);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -36,16 +59,15 @@ fn hash(x: u64) -> u64 {
 
 /// The logarithm of a normal number, within 1e-13 or that share of it: every operation is IEEE 754's, where
 /// that of the system's library may differ from machine to machine.
+#[inline(always)]
 fn ln(x: f64) -> f64 {
     let bits = x.to_bits();
     let exponent = (bits >> 52) as i64 - 1023;
     let mantissa = f64::from_bits(bits & (u64::MAX >> 12) | 1023 << 52);
     // Around 1, so that the series below is short.
-    let (exponent, mantissa) = if mantissa > std::f64::consts::SQRT_2 {
-        (exponent + 1, mantissa / 2.0)
-    } else {
-        (exponent, mantissa)
-    };
+    let is_large = mantissa > std::f64::consts::SQRT_2;
+    let exponent = exponent + i64::from(is_large);
+    let mantissa = if is_large { mantissa * 0.5 } else { mantissa };
     // ln m = 2 artanh s with s = (m - 1) / (m + 1), |s| < 0.172: the next term is below 1e-16.
     let s = (mantissa - 1.0) / (mantissa + 1.0);
     let series = (0..10).rev().fold(0.0, |sum, i| sum * s * s + 1.0 / f64::from(2 * i + 1));

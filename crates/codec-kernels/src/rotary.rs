@@ -6,6 +6,7 @@
 //! sine are rounded to f32. They depend on the position alone, not on the steps that share a call.
 
 use crate::error::{Error, Result, count_rows, expect_len, product};
+use crate::simd::ROUND_WIDE;
 
 /// 2/π.
 const QUARTERS: f64 = std::f64::consts::FRAC_2_PI;
@@ -121,12 +122,7 @@ fn root(x: f64, n: usize) -> f64 {
 /// grows with the angle, at 2^-53 of it.
 pub fn sin_cos(angle: f64) -> (f32, f32) {
     let quarters = (angle * QUARTERS).round_ties_even();
-    let r = ((angle - quarters * HALF_PI[0]) - quarters * HALF_PI[1]) - quarters * HALF_PI[2];
-    let r2 = r * r;
-    // Taylor's series: |r| <= π/4, where the next terms are below 1e-12.
-    let sine = r + r * r2 * series(r2, &[-6.0, 120.0, -5_040.0, 362_880.0, -39_916_800.0]);
-    let cosine = 1.0 + r2 * series(r2, &[-2.0, 24.0, -720.0, 40_320.0, -3_628_800.0, 479_001_600.0]);
-    let (sine, cosine) = (sine as f32, cosine as f32);
+    let (sine, cosine) = reduced(angle, quarters);
     // The remainder of a count below 2^53 is exact.
     match quarters.rem_euclid(4.0) as u8 {
         0 => (sine, cosine),
@@ -136,7 +132,30 @@ pub fn sin_cos(angle: f64) -> (f32, f32) {
     }
 }
 
+/// The cosine that [`sin_cos`] gives of a positive angle below 2^20 quarter turns, without a branch.
+#[inline(always)]
+pub(crate) fn cosine_of(angle: f64) -> f32 {
+    // The nearest integer, ties to even, as in `sin_cos`.
+    let quarters = (angle * QUARTERS + ROUND_WIDE) - ROUND_WIDE;
+    let (sine, cosine) = reduced(angle, quarters);
+    let quarter = quarters as i32 & 3;
+    let size = if quarter & 1 == 0 { cosine } else { sine };
+    if quarter == 1 || quarter == 2 { -size } else { size }
+}
+
+/// The sine and cosine of what `quarters` quarter turns leave of an angle.
+#[inline(always)]
+fn reduced(angle: f64, quarters: f64) -> (f32, f32) {
+    let r = ((angle - quarters * HALF_PI[0]) - quarters * HALF_PI[1]) - quarters * HALF_PI[2];
+    let r2 = r * r;
+    // Taylor's series: |r| <= π/4, where the next terms are below 1e-12.
+    let sine = r + r * r2 * series(r2, &[-6.0, 120.0, -5_040.0, 362_880.0, -39_916_800.0]);
+    let cosine = 1.0 + r2 * series(r2, &[-2.0, 24.0, -720.0, 40_320.0, -3_628_800.0, 479_001_600.0]);
+    (sine as f32, cosine as f32)
+}
+
 /// `Σ x^i / divisors[i]`.
+#[inline(always)]
 fn series(x: f64, divisors: &[f64]) -> f64 {
     divisors.iter().rev().fold(0.0, |sum, divisor| sum * x + 1.0 / divisor)
 }

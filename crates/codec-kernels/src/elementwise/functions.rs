@@ -13,14 +13,18 @@ const SIN_LIMIT: f32 = 1_099_511_627_776.0; // 2^40
 /// `x + sin(alpha x)^2 * inverse`, for angles in f64.
 #[inline(always)]
 pub(super) fn snake_lanes<S: Simd>(s: S, x: S::V, alpha: S::V, inverse: S::W) -> S::V {
+    let is_near = s.all(s.lt(s.abs(s.mul(alpha, x)), s.splat(SIN_LIMIT / 2.0)));
     let (x, alpha) = (s.widen(x), s.widen(alpha));
     // The product of two f32 is exact in f64.
-    let u = s.wide_mul(alpha, x);
-    // Far out the sine adds less than 2^-40 of x, so any angle will do.
-    let limit = f64::from(SIN_LIMIT);
-    let inside = s.wide_lt(s.wide_mul(u, u), s.wide_splat(limit * limit));
-    let u = s.wide_select(inside, u, s.wide_splat(0.0));
-    let sin = sin_wide(s, u);
+    let mut u = s.wide_mul(alpha, x);
+    if !is_near {
+        // Far out the sine adds less than 2^-40 of x, so any angle will do.
+        let limit = f64::from(SIN_LIMIT);
+        let inside = s.wide_lt(s.wide_mul(u, u), s.wide_splat(limit * limit));
+        u = s.wide_select(inside, u, s.wide_splat(0.0));
+    }
+    // The square does not know the sign.
+    let (_, sin) = sin_reduced(s, u);
     s.narrow(s.wide_fma(s.wide_mul(sin, sin), inverse, x))
 }
 
@@ -255,6 +259,13 @@ const PI_LOW: f64 = 1.2246467991473532e-16;
 /// The sine for |x| < 2^40.
 #[inline(always)]
 fn sin_wide<S: Simd>(s: S, x: S::W) -> S::W {
+    let (t, sin) = sin_reduced(s, x);
+    s.wide_negate_odd(t, sin)
+}
+
+/// `t = ROUND_WIDE + n` for the n half turns next to x, and the sine of what is left, for |x| < 2^40.
+#[inline(always)]
+fn sin_reduced<S: Simd>(s: S, x: S::W) -> (S::W, S::W) {
     let round = s.wide_splat(ROUND_WIDE);
     let t = s.wide_fma(x, s.wide_splat(std::f64::consts::FRAC_1_PI), round);
     let n = s.wide_sub(t, round);
@@ -265,7 +276,7 @@ fn sin_wide<S: Simd>(s: S, x: S::W) -> S::W {
     for &c in SIN[..5].iter().rev() {
         p = s.wide_fma(p, u, s.wide_splat(c));
     }
-    s.wide_negate_odd(t, s.wide_fma(s.wide_mul(r, u), p, r))
+    (t, s.wide_fma(s.wide_mul(r, u), p, r))
 }
 
 /// The sine for |x| >= 2^40: the angle in turns of π, from as many bits of 1/π as matter.
