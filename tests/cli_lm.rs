@@ -164,6 +164,12 @@ fn models_are_judged_described_and_packed() {
     program().arg("export").arg(model()).arg("-o").arg(&packed).assert().success();
     let size = |folder: &Path| std::fs::metadata(folder.join("model.safetensors")).unwrap().len();
     assert!(size(&packed) * 3 < size(model()));
+    // The newest checkpoint is the finished model.
+    let again = folder.path().join("again");
+    let run = model().parent().unwrap();
+    program().arg("export").arg(run).arg("-o").arg(&again).assert().success();
+    let bytes = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert_eq!(bytes(&again), bytes(&packed));
     let audio = folder.path().join("a.wav");
     tone(&audio, 24_000, 1, 2.0);
     let bits = |lm: &Path| -> f64 {

@@ -1,6 +1,12 @@
 //! Streams of hours: memory that does not grow, and late codes that are what early ones would be.
 
-use codec_core::{AudioBuffer, Codec, Codes};
+use candle_core::Device;
+use codec_core::{AudioBuffer, CodeLayout, Codec, Codes};
+use codec_lm::config::Shape;
+use codec_lm::generate::{Generator, Options};
+use codec_lm::pattern::Pattern;
+use codec_lm::{Model, ModelConfig};
+use codec_nn::weights::{Variables, Weights};
 use codec_tests::Result;
 use codec_tests::compare::audio;
 use codec_tests::vectors::{Subject, Vectors, subjects};
@@ -71,6 +77,41 @@ fn memory_of_streams() -> Result<()> {
         println!("{name}: at most {} KB, then {} KB", peaks[0] / 1024, peaks[1] / 1024);
         assert!(peaks[1] <= peaks[0] + peaks[0] / 50, "{name}: {peaks:?} bytes");
     }
+    Ok(())
+}
+
+/// Frames of ten minutes at 50 a second.
+const TEN_MINUTES: usize = 30_000;
+
+#[test]
+fn the_memory_of_generation_does_not_grow() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
+    rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(memory_of_generation)
+}
+
+fn memory_of_generation() -> Result<()> {
+    let layout = CodeLayout::uniform(3, 16)?;
+    let shape = Shape { dim: 16, n_layers: 2, n_heads: 2, hidden: 32, context: Some(100), ..Shape::small() };
+    let config = ModelConfig::new(&layout, Pattern::Delay { delays: vec![0, 1, 2] }, shape);
+    // Random tensors of the shapes that the model asks for, then the model that does not train.
+    let variables = Variables::seeded(&Device::Cpu, 1);
+    let none = safetensors::serialize(Vec::<(String, candle_core::Tensor)>::new(), None)?;
+    Model::new(&config, &Weights::from_bytes(none, &Device::Cpu)?.trained(&variables))?;
+    let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    let file = safetensors::serialize(tensors.collect::<Vec<_>>(), None)?;
+    let model = Model::new(&config, &Weights::from_bytes(file, &Device::Cpu)?)?;
+
+    let mut generator = Generator::new(&model, &Codes::empty(layout), Options::new(1))?;
+    let mut peaks = [0; 2];
+    for peak in &mut peaks {
+        MEMORY.reset_peak_usage();
+        for _ in 0..TEN_MINUTES / 2 {
+            generator.next_frames()?;
+        }
+        *peak = MEMORY.peak_usage();
+    }
+    println!("generation: at most {} KB, then {} KB", peaks[0] / 1024, peaks[1] / 1024);
+    assert!(peaks[1] <= peaks[0] + peaks[0] / 50, "{peaks:?} bytes");
     Ok(())
 }
 

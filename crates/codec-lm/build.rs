@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const NAME: &str = "models/default-lm.safetensors";
+const NAME: &str = "models/codec-16khz-lm/model.safetensors";
 
 fn main() -> std::io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -6,7 +6,7 @@ use candle_core::Device;
 use codec_lm::corpus::{Columns, Corpus, Tokenizer};
 use codec_lm::judge::Report;
 use codec_lm::quantize::{Precision, pack};
-use codec_lm::train::{Outcome, RunConfig, Trainer, Watch, run};
+use codec_lm::train::{Outcome, RunConfig, Trainer, Watch, exported, run};
 use codec_train::StepReport;
 use codec_train::checkpoint::{Saved, list};
 use codec_train::config::SourceConfig;
@@ -43,12 +43,13 @@ pub(crate) struct ResumeArgs {
     device: DeviceArgs,
 }
 
-/// Write a model folder anew, with fewer bits per weight.
+/// Write the model of a run, with fewer bits per weight.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  codec-lm export runs/speech/model -o speech-int8")]
+  codec-lm export runs/speech/model -o speech-int8
+  codec-lm export runs/speech -o so-far --precision f32     the newest checkpoint of a run")]
 pub(crate) struct ExportArgs {
-    /// A folder with config.json and model.safetensors, as a finished run leaves it.
+    /// A model folder, as a finished run leaves it, or a run's folder or one of its checkpoints.
     model: PathBuf,
     /// The folder to write.
     #[arg(short, long)]
@@ -139,7 +140,12 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         PrecisionName::F16 => Precision::Float16,
         PrecisionName::Int8 => Precision::Int8,
     };
-    let (config, weights) = (read("config.json")?, pack(&read("model.safetensors")?, precision)?);
+    let [config, weights] = if args.model.join("model.safetensors").is_file() {
+        [read("config.json")?, read("model.safetensors")?]
+    } else {
+        exported(&args.model)?
+    };
+    let weights = pack(&weights, precision)?;
     std::fs::create_dir_all(&args.output).with_context(|| args.output.display().to_string())?;
     for (name, bytes) in [("config.json", config), ("model.safetensors", weights)] {
         let path = args.output.join(name);

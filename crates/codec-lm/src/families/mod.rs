@@ -12,6 +12,8 @@ use candle_core::Device;
 use codec_nn::weights::{Checkpoint, Weights};
 use std::path::Path;
 
+/// What a model is, in its folder.
+pub(crate) const CONFIG: &str = "config.json";
 /// Weights of a model folder.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 

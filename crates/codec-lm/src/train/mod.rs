@@ -11,9 +11,10 @@ pub use run::{Outcome, Watch, export, run};
 
 use crate::baseline::Baseline;
 use crate::config::ModelConfig;
+use crate::corpus::write_whole;
 use crate::corpus::{Corpus, Recording};
 use crate::error::{Error, Result};
-use crate::families::WEIGHTS;
+use crate::families::{CONFIG, WEIGHTS};
 use crate::judge::{Report, judge};
 use crate::model::{Model, Steps};
 use crate::quantize::unpack;
@@ -274,15 +275,8 @@ impl Trainer {
     /// # Errors
     /// What the tensor library fails with.
     pub fn export(&self) -> Result<Vec<u8>> {
-        let config = self.model_config.text()?;
-        let averages = self.average.tensors();
-        let tensor = |(name, var): (&String, &Var)| -> Result<(String, Tensor)> {
-            let value = averages.get(name).cloned().unwrap_or_else(|| var.as_detached_tensor());
-            Ok((name.clone(), value.contiguous()?))
-        };
-        let tensors = self.trained.iter().map(tensor).collect::<Result<Vec<_>>>()?;
-        let metadata = [("config".to_owned(), config)].into_iter().collect();
-        Ok(safetensors::serialize(tensors, Some(metadata)).map_err(candle_core::Error::from)?)
+        let values = self.trained.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+        weights_file(values.collect(), self.average.tensors(), self.model_config.text()?)
     }
 
     /// The model as it would be exported.
@@ -308,6 +302,8 @@ impl Trainer {
     pub fn checkpoint(&self) -> Result<PathBuf> {
         let folder = &self.config.output;
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        // With it a checkpoint can be made into a model.
+        write_whole(&folder.join(CONFIG), self.model_config.text()?.as_bytes())?;
         let config = toml::to_string(&self.config).map_err(|e| Error::format(folder, e))?;
         let mut saved = Saved::new(self.step, config, self.seconds);
         let values = self.trained.iter();
@@ -316,6 +312,34 @@ impl Trainer {
         saved.put("average", self.average.tensors().clone());
         Ok(saved.write(folder, self.config.schedule.keep)?)
     }
+}
+
+/// The model of a run's newest checkpoint, or of one of its checkpoints: `config.json` and the weights file.
+///
+/// # Errors
+/// As [`Saved::read`]; [`Error::Io`] when the run's folder has no `config.json`.
+pub fn exported(run: &Path) -> Result<[Vec<u8>; 2]> {
+    let folder = if run.is_dir() { run } else { run.parent().unwrap_or(Path::new("")) };
+    let path = folder.join(CONFIG);
+    let config = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let saved = Saved::read(run, &Device::Cpu)?;
+    let file = weights_file(saved.part("model"), &saved.part("average"), config.clone())?;
+    Ok([config.into_bytes(), file])
+}
+
+/// Tensors, or their averages where there are any, as a weights file.
+fn weights_file(
+    tensors: BTreeMap<String, Tensor>,
+    averages: &BTreeMap<String, Tensor>,
+    config: String,
+) -> Result<Vec<u8>> {
+    let tensor = |(name, value): (String, Tensor)| -> Result<(String, Tensor)> {
+        let value = averages.get(&name).cloned().unwrap_or(value);
+        Ok((name, value.contiguous()?))
+    };
+    let tensors = tensors.into_iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    let metadata = [("config".to_owned(), config)].into_iter().collect();
+    Ok(safetensors::serialize(tensors, Some(metadata)).map_err(candle_core::Error::from)?)
 }
 
 /// Sets what new variables start from: embeddings as long as the logits want them, projections back into the

@@ -3,6 +3,7 @@
 use super::Trainer;
 use crate::corpus::write_whole;
 use crate::error::{Error, Result};
+use crate::families::{CONFIG, WEIGHTS};
 use crate::judge::Report;
 use crate::quantize::{Precision, pack};
 use codec_train::StepReport;
@@ -88,6 +89,6 @@ fn scores(report: &Report) -> BTreeMap<String, BTreeMap<String, f64>> {
 /// [`Error::Io`].
 pub fn export(trainer: &Trainer, folder: &Path, precision: Precision) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    write_whole(&folder.join("config.json"), trainer.model_config().text()?.as_bytes())?;
-    write_whole(&folder.join("model.safetensors"), &pack(&trainer.export()?, precision)?)
+    write_whole(&folder.join(CONFIG), trainer.model_config().text()?.as_bytes())?;
+    write_whole(&folder.join(WEIGHTS), &pack(&trainer.export()?, precision)?)
 }
