@@ -1,15 +1,17 @@
 //! Judges what a model makes of held-out prompts: loudness, entropy of the codes, and whether the voice stays.
 //!
-//!     cargo run --release -p codec-lm --example continuations -- MANIFEST.tsv [LM] [CODEC]
+//!     cargo run --release -p codec-lm --example continuations -- MANIFEST.tsv [LM] [CODEC] [TEMPERATURE] [TOP_K]
 //!
-//! The manifest lists clips (`file`, `kind`); its first twenty of speech give a prompt of three seconds each,
-//! which is carried on for five. A continuation stays with its speaker as often as its spectrum, or its
-//! pitch, is nearer to its own prompt than to another one; chance is one half.
+//! The manifest lists clips (`file`, `kind`, `speaker`); its first twenty of speech that are long enough give
+//! a prompt of three seconds each, or a little less, which is carried on for five. A continuation stays with
+//! its speaker as often as its spectrum, or its pitch, is nearer to its own prompt than to that of another
+//! speaker; chance is one half.
 
 use candle_core::Device;
 use codec_core::{AudioBuffer, Codes};
 use codec_lm::LanguageModel;
 use codec_lm::generate::{Options, carry_on};
+use codec_lm::sampling::{Sampler, Sampling};
 use codec_train::config::SourceConfig;
 use codec_train::data::{clips, decode};
 use realfft::RealFftPlanner;
@@ -17,6 +19,8 @@ use std::error::Error;
 
 const N_PROMPTS: usize = 20;
 const PROMPT_SECONDS: f64 = 3.0;
+/// Shorter clips are left out.
+const MIN_SECONDS: f64 = 2.8;
 const SECONDS: f64 = 5.0;
 /// Samples of a window; at 16 kHz 32 ms.
 const WINDOW: usize = 512;
@@ -24,10 +28,11 @@ const WINDOW: usize = 512;
 const N_BANDS: usize = 32;
 
 struct Clip {
+    speaker: String,
     prompt: AudioBuffer,
     continuation: AudioBuffer,
     codes: Codes,
-    /// What really follows, or other speech of the clip.
+    /// Of the whole clip.
     real: Codes,
 }
 
@@ -40,6 +45,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let codec = arguments.get(2).map_or(codec_models::DEFAULT, String::as_str);
     let codec = codec_models::load(codec, &Device::Cpu)?.codec;
+    let mut sampling = Sampling::default();
+    if let Some(text) = arguments.get(3) {
+        sampling.temperature = text.parse()?;
+    }
+    if let Some(text) = arguments.get(4) {
+        sampling.top_k = text.parse()?;
+    }
+    let options = || -> Result<Options, codec_lm::Error> {
+        Ok(Options { sampler: Sampler::new(vec![sampling], 1)?, ..Options::new(1) })
+    };
     let (spec, hop) = (codec.info().audio, codec.info().hop_length as usize);
     let n_codebooks = model.arrangement().layout().n_codebooks();
     let frames = |seconds: f64| (seconds * f64::from(spec.sample_rate) / hop as f64).round() as usize;
@@ -54,22 +69,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         let samples = decode(&clip.path, spec, Some(PROMPT_SECONDS + SECONDS))?;
         let audio = AudioBuffer::from_interleaved(spec, &samples)?;
         let codes = codec.encode(&audio, n_codebooks)?;
-        if codes.n_frames() < frames(PROMPT_SECONDS) + 25 {
+        if audio.seconds() < MIN_SECONDS {
             continue;
         }
-        let prompt = codes.slice(0..frames(PROMPT_SECONDS))?;
-        let made = carry_on(model.as_ref(), &prompt, frames(SECONDS), Options::new(1))?;
-        let again = carry_on(model.as_ref(), &prompt, frames(SECONDS), Options::new(1))?;
+        // Whole frames: the last one of a clip may be half empty.
+        let n_prompt = frames(PROMPT_SECONDS).min(audio.n_samples() / hop);
+        let prompt = codes.slice(0..n_prompt)?;
+        let made = carry_on(model.as_ref(), &prompt, frames(SECONDS), options()?)?;
+        let again = carry_on(model.as_ref(), &prompt, frames(SECONDS), options()?)?;
         assert_eq!(made, again, "not repeatable");
         let mut whole = prompt.clone();
         whole.append(&made)?;
         let decoded = codec.decode(&whole)?;
-        let n_prompt = prompt.n_frames() * hop;
+        let n_prompt = n_prompt * hop;
         found.push(Clip {
+            speaker: clip.columns.get("speaker").cloned().unwrap_or_default(),
             prompt: audio.slice(0..n_prompt),
             continuation: decoded.slice(n_prompt..usize::MAX),
             codes: made,
-            real: codes.slice(prompt.n_frames()..codes.n_frames())?,
+            real: codes,
         });
     }
     println!(
@@ -86,17 +104,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("level against the prompt: {low:+.1} to {high:+.1} dB, {within} of {} within 6 dB", found.len());
 
     // Entropies of as many codes of either kind: a count of few codes finds less than there is.
-    let n_real: usize = found.iter().map(|clip| clip.real.n_frames()).sum();
+    let total = |of: fn(&Clip) -> &Codes| found.iter().map(|clip| of(clip).n_frames()).sum::<usize>();
+    let n = total(|clip| &clip.real).min(total(|clip| &clip.codes));
     for codebook_idx in 0..n_codebooks {
-        let of = |codes: &dyn Fn(&Clip) -> Vec<u32>| {
-            let all: Vec<u32> = found.iter().flat_map(codes).collect();
-            entropy(&all[..all.len().min(n_real)])
+        let of = |codes: fn(&Clip) -> &Codes| {
+            // Evenly from all clips.
+            let share = n.div_ceil(found.len().max(1));
+            let row = |clip| codes(clip).row(codebook_idx).unwrap_or_default().iter().take(share);
+            entropy(&found.iter().flat_map(row).copied().collect::<Vec<u32>>())
         };
-        let real = of(&|clip| clip.real.row(codebook_idx).unwrap_or_default().to_vec());
-        let made = of(&|clip| {
-            let n = clip.real.n_frames();
-            clip.codes.row(codebook_idx).unwrap_or_default().iter().take(n).copied().collect()
-        });
+        let (made, real) = (of(|clip| &clip.codes), of(|clip| &clip.real));
         let change = 100.0 * (made / real - 1.0);
         println!(
             "codebook {}: entropy {made:.2} bits, real speech {real:.2} ({change:+.1} %)",
@@ -112,8 +129,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pitched: &Distance = &|a, b| Some((pitch(a)?.log2() - pitch(b)?.log2()).abs());
     for (name, distance) in [("spectrum", spectral), ("pitch", pitched)] {
         let (mut wins, mut n) = (0.0, 0.0);
-        for (i, clip) in found.iter().enumerate() {
-            for (_, other) in found.iter().enumerate().filter(|(j, _)| *j != i) {
+        for clip in &found {
+            for other in found.iter().filter(|other| other.speaker != clip.speaker) {
                 let own = distance(&clip.continuation, &clip.prompt);
                 let Some((own, other)) = own.zip(distance(&clip.continuation, &other.prompt)) else {
                     continue;
