@@ -22,7 +22,7 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.9, top_k: 250, top_p: 1.0 }
+        Self { temperature: 0.95, top_k: 0, top_p: 1.0 }
     }
 }
 

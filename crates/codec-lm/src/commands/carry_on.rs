@@ -69,10 +69,10 @@ struct Common {
     seed: u64,
     /// Temperatures of the codebooks, coarse to fine; the last is that of all behind it. 0 takes the
     /// likeliest code.
-    #[arg(short, long, value_name = "T,..", value_delimiter = ',', default_values_t = [0.9])]
+    #[arg(short, long, value_name = "T,..", value_delimiter = ',', default_values_t = [0.95])]
     temperature: Vec<f64>,
     /// Likeliest codes to choose from, in the same way; 0 for all.
-    #[arg(long, value_name = "K,..", value_delimiter = ',', default_values_t = [250])]
+    #[arg(long, value_name = "K,..", value_delimiter = ',', default_values_t = [0])]
     top_k: Vec<usize>,
     /// Probability of the codes to choose from, in the same way.
     #[arg(long, value_name = "P,..", value_delimiter = ',', default_values_t = [1.0])]
@@ -168,7 +168,7 @@ fn make(args: &Common, prompt: Option<Prompt<'_>>, global: &Global) -> Result<Ex
         bail!("--seconds {}: must be above 0", args.seconds);
     }
     let model = args.lm.load()?;
-    let loaded = args.codec.load(model.codec())?;
+    let loaded = args.codec.load(model.codec(), global)?;
     let codec = loaded.codec.as_ref();
     let options = args.options(model.as_ref())?;
     let codes = prompt.map_or_else(

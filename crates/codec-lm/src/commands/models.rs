@@ -1,5 +1,6 @@
 //! From `--lm` and `--codec` to a language model and its codec.
 
+use crate::Global;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use codec_lm::LanguageModel;
@@ -47,13 +48,20 @@ pub(crate) struct CodecArgs {
 
 impl CodecArgs {
     /// The codec that was named, or that of the language model.
-    pub(crate) fn load(&self, expected: Option<&CodecIdentity>) -> Result<Loaded> {
+    ///
+    /// A codec of the same name with other weights, such as a later training of it, is used with a note.
+    pub(crate) fn load(&self, expected: Option<&CodecIdentity>, global: &Global) -> Result<Loaded> {
         let own = expected.map(|codec| codec.model.as_str()).filter(|name| codec_models::card(name).is_ok());
         let name = self.codec.as_deref().or(own).unwrap_or(codec_models::DEFAULT);
         let codec = codec_models::load(name, &Device::Cpu)?;
-        if let Some(expected) = expected {
-            let other = || format!("the codec {name}: name that of the language model with --codec");
-            expected.check(codec.codec.info(), &codec.sha256).with_context(other)?;
+        if let Some(expected) = expected
+            && let Err(error) = expected.check(codec.codec.info(), &codec.sha256)
+        {
+            if codec.codec.info().model != expected.model {
+                let other = || format!("the codec {name}: name that of the language model with --codec");
+                return Err(error).with_context(other);
+            }
+            global.note(&format!("{error}; what it makes may be worse than it could be"));
         }
         Ok(codec)
     }
