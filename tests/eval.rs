@@ -32,7 +32,7 @@ fn results(out: &Path) -> Value {
 
 const QUICK: [&str; 10] = [
     "--codec",
-    "examples/encodec-tiny",
+    "default",
     "--codec",
     "opus@8,24",
     "--codec",
@@ -153,7 +153,7 @@ fn the_codec_of_a_fresh_clone_is_as_good_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let baseline = root().join("tests/vectors/eval.json");
     let out = dir.path().join("out");
-    let codecs = ["--codec", "examples/encodec-tiny@0.75", "--codec", "opus@12", "--no-speed", "--listen=0"];
+    let codecs = ["--codec", "default", "--codec", "opus@12", "--no-speed", "--listen=0"];
     let run = |against: &Path| eval(&out, &[&codecs[..], &["--against", against.to_str().unwrap()]].concat());
     let output = run(&baseline);
     assert!(output.status.success(), "{}", stderr(&output));

@@ -25,9 +25,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use summary::{Shown, Summaries};
 
-/// The model that a fresh clone has, for runs that name none where the default is not on the machine.
-const CLONE_MODEL: &str = "examples/encodec-tiny";
-
 /// Exit code of a run that is worse than the one it was compared with.
 const EXIT_WORSE: u8 = 3;
 
@@ -60,7 +57,8 @@ pub(crate) struct Args {
     /// ones].
     #[arg(long, value_name = "DIR|FILE", num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Codec, with bitrates in kbit/s if you wish [default: the default model, opus, mp3, speex, flac, pcm].
+    /// Codec, with bitrates in kbit/s if you wish; `default` is the default model [default: default, opus, mp3,
+    /// speex, flac, pcm].
     #[arg(long = "codec", value_name = "CODEC[@KBPS,..]")]
     codecs: Vec<String>,
     /// Folder of the results.
@@ -199,22 +197,8 @@ fn clips(args: &Args) -> Result<(String, Vec<Clip>)> {
 
 /// The codecs that the user named, or the usual ones.
 fn names(args: &Args) -> Vec<String> {
-    if !args.codecs.is_empty() {
-        return args.codecs.clone();
-    }
-    let is_here = codec_models::is_here(codec_models::DEFAULT).unwrap_or(false);
-    let model = if is_here {
-        codec_models::DEFAULT.to_owned()
-    } else {
-        root().join(CLONE_MODEL).display().to_string()
-    };
-    if !is_here {
-        eprintln!(
-            "{} is not on this machine; {CLONE_MODEL}, whose weights are random, takes its place",
-            codec_models::DEFAULT
-        );
-    }
-    [model.as_str(), "opus", "mp3", "speex", "flac", "pcm"].map(str::to_owned).to_vec()
+    let usual = || [codec_models::DEFAULT, "opus", "mp3", "speex", "flac", "pcm"].map(str::to_owned).to_vec();
+    if args.codecs.is_empty() { usual() } else { args.codecs.clone() }
 }
 
 fn start(

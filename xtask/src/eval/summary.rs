@@ -232,3 +232,98 @@ pub(crate) fn merge_table(results: &mut Results, table: &Path, clips: &[Clip]) -
     }
     Ok(merged.unknown_clips)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::results::Provenance;
+    use std::collections::BTreeMap;
+
+    /// Three clips; the score of a clip grows with its number.
+    fn results(systems: &[(&str, Group, f64, f64)]) -> Results {
+        let info = |(id, group, ..): &(&str, Group, f64, f64)| SystemInfo {
+            id: (*id).to_owned(),
+            codec: id.split('@').next().unwrap().to_owned(),
+            group: *group,
+            nominal_kbps: None,
+            identity: String::new(),
+        };
+        let mut results = Results::new(Provenance::default(), systems.iter().map(info).collect(), Vec::new());
+        for (id, _, kbps, score) in systems {
+            results.measurements.extend((0..3).map(|clip_idx| Measurement {
+                clip: format!("set/{clip_idx}"),
+                kind: if clip_idx == 0 { "music".to_owned() } else { "speech".to_owned() },
+                system: (*id).to_owned(),
+                seconds: f64::from(clip_idx + 1),
+                n_bytes: (kbps * 125.0) as u64 * u64::from(clip_idx as u32 + 1),
+                kbps: *kbps,
+                payload_kbps: (*id != "mp3@16").then_some(kbps / 2.0),
+                sample_rate: 16_000,
+                delay: None,
+                scores: BTreeMap::from([("pesq_wb".to_owned(), score + f64::from(clip_idx))]),
+                not_judged: BTreeMap::new(),
+            }));
+        }
+        results
+    }
+
+    fn some() -> Results {
+        results(&[
+            ("net@4", Group::Neural, 4.0, 2.0),
+            ("opus@6", Group::Classical, 6.0, 1.5),
+            ("opus@12", Group::Classical, 12.0, 1.25),
+            ("mp3@16", Group::Classical, 16.0, 2.5),
+            ("pcm", Group::Lossless, 256.0, 4.5),
+        ])
+    }
+
+    #[test]
+    fn rates_rivals_and_dips_are_found() {
+        let results = some();
+        let summaries = Summaries::new(&results).unwrap();
+        assert_eq!(summaries.kbps("net@4", None), Some((4.0, 3)));
+        assert_eq!(summaries.kbps("net@4", Some("speech")), Some((4.0, 2)));
+        assert_eq!(summaries.kbps("none", None), None);
+        assert_eq!(summaries.payload_kbps("opus@6", None), Some(3.0));
+        assert_eq!(summaries.payload_kbps("mp3@16", None), None);
+        assert_eq!(summaries.of("pesq_wb", "net@4", Some("speech")).unwrap().mean, 3.5);
+        assert_eq!(summaries.kinds(), ["music", "speech"]);
+        // MP3 takes four times as much.
+        let rivals: Vec<&str> =
+            summaries.rivals(&results.systems[0]).iter().map(|rival| rival.id.as_str()).collect();
+        assert_eq!(rivals, ["opus@6"]);
+        let dips = summaries.dips();
+        let [dip] = dips.as_slice() else { panic!("{dips:?}") };
+        assert_eq!((dip.lower.as_str(), dip.higher.as_str(), dip.difference), ("opus@6", "opus@12", -0.25));
+        assert!(dip.is_significant);
+    }
+
+    #[test]
+    fn tables_of_other_judges_are_merged() {
+        let folder = tempfile::tempdir().unwrap();
+        let clips = crate::eval::clips::named(&["set/0", "set/1", "set/2"]);
+        let merge = |results: &mut Results, text: &str| {
+            let path = folder.path().join("scores.csv");
+            std::fs::write(&path, text).unwrap();
+            merge_table(results, &path, &clips)
+        };
+        let mut found = some();
+        let table = "file,system,utmos,wer\nset/0.wav,net@4,4.1,0.02\n1.flac,net@4,3.9,\nx,net@4,1,1\n";
+        assert_eq!(merge(&mut found, table).unwrap(), BTreeSet::from(["x".to_owned()]));
+        let summaries = Summaries::new(&found).unwrap();
+        assert_eq!(summaries.of("utmos", "net@4", None).unwrap().mean, 4.0);
+        assert_eq!(summaries.of("wer", "net@4", None).unwrap().n, 1);
+        let metrics = summaries.metrics();
+        assert_eq!(metrics.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["pesq_wb", "utmos", "wer"]);
+        assert_eq!((metrics[1].better, metrics[2].better), (Better::Higher, Better::Lower));
+
+        let wrong = |text: &str| merge(&mut some(), text).unwrap_err().to_string();
+        assert!(wrong("clip,system,utmos\nset/0,neti,4\n").contains("no system is called neti"));
+        assert!(wrong("clip,utmos\nset/0,4\n").contains("need a column `system`"));
+        assert!(wrong("clip,system,pesq_wb\nset/0,net@4,4\n").contains("scores.csv"));
+        // One system needs no name.
+        let mut single = results(&[("net@4", Group::Neural, 4.0, 2.0)]);
+        assert!(merge(&mut single, "clip,utmos\nset/0,4\n").unwrap().is_empty());
+        assert_eq!(single.measurements[0].scores["utmos"], 4.0);
+    }
+}

@@ -173,6 +173,12 @@ fn slashed(path: &Path) -> String {
     parts.join("/")
 }
 
+/// Clips without audio, for tests of what needs their names.
+#[cfg(test)]
+pub(crate) fn named(names: &[&str]) -> Vec<Clip> {
+    names.iter().map(|name| Clip::from_file((*name).to_owned(), String::new(), PathBuf::new())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,7 +31,12 @@ pub(super) fn systems(name: &str, kbps: &[f64]) -> Result<Vec<System>> {
     let load_seconds = Some(start.elapsed().as_secs_f64());
     let info = loaded.codec.info();
     let file_name = Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let codec = if Path::new(name).exists() { file_name.unwrap_or_default() } else { name.to_owned() };
+    let codec = if Path::new(name).exists() {
+        file_name.unwrap_or_default()
+    } else {
+        // It may have been named by an alias.
+        codec_models::card(name)?.name.clone()
+    };
     let counts = if kbps.is_empty() { own_counts(name, info) } else { counts(info, kbps)? };
     let identity = format!("{} {}, weights {}", info.family, info.model, WeightsHash(loaded.sha256));
     counts

@@ -78,14 +78,7 @@ impl Heard {
         let excerpts: Result<Vec<Option<Cut>>> =
             clips.par_iter().map(|clip| cut(clip, plan.systems, store, measured)).collect();
         let mut excerpts: Vec<Cut> = excerpts?.into_iter().flatten().collect();
-        // Pictures of one size have nearly one number of bytes, however long they are.
-        let pictures = excerpts.par_iter().flat_map(|cut| cut.excerpts.par_iter().map(picture));
-        let taken: usize = pictures.collect::<Result<Vec<String>>>()?.iter().map(String::len).sum();
-        let channel_seconds = |longest: f64| -> f64 {
-            let all = excerpts.iter().flat_map(|cut| &cut.excerpts);
-            all.map(|e| e.audio.seconds().min(longest) * f64::from(e.audio.spec().channels)).sum()
-        };
-        let (packing, longest) = choose(budget.saturating_sub(taken), &channel_seconds, wav_bytes(&excerpts));
+        let (packing, longest) = fit(&mut excerpts, budget)?;
         for excerpt in excerpts.iter_mut().flat_map(|cut| &mut cut.excerpts) {
             let rate = f64::from(excerpt.audio.spec().sample_rate);
             excerpt.audio.truncate((longest * rate) as usize);
@@ -99,6 +92,34 @@ impl Heard {
             }
         };
         Ok(Self { clips: heard?.into_iter().collect(), packing })
+    }
+}
+
+/// Leaves out clips until the others fit, and says how they do and how long they can be.
+fn fit(cuts: &mut Vec<Cut>, budget: usize) -> Result<(Packing, f64)> {
+    // Pictures of one size have nearly one number of bytes, however long they are.
+    let bytes = |cut: &Cut| -> Result<usize> {
+        let pictures: Vec<String> = cut.excerpts.par_iter().map(picture).collect::<Result<_>>()?;
+        Ok(pictures.iter().map(String::len).sum())
+    };
+    let mut bytes: Vec<usize> = cuts.par_iter().map(bytes).collect::<Result<_>>()?;
+    loop {
+        let taken: usize = bytes.iter().sum();
+        let channel_seconds = |longest: f64| -> f64 {
+            let all = cuts.iter().flat_map(|cut| &cut.excerpts);
+            all.map(|e| e.audio.seconds().min(longest) * f64::from(e.audio.spec().channels)).sum()
+        };
+        let (packing, longest) = choose(budget.saturating_sub(taken), &channel_seconds, wav_bytes(cuts));
+        let is_coarse = matches!(packing, Packing::Opus(kbps) if kbps < MIN_KBPS);
+        if cuts.len() <= 1 || !(is_coarse || taken > budget) {
+            return Ok((packing, longest));
+        }
+        // Every fourth, so that all kinds keep some.
+        let is_kept = |idx: usize, n: usize| idx % 4 != 3 && (n > 3 || idx + 1 < n);
+        let n = cuts.len();
+        let (mut cut_idx, mut byte_idx) = (0.., 0..);
+        cuts.retain(|_| cut_idx.next().is_some_and(|idx| is_kept(idx, n)));
+        bytes.retain(|_| byte_idx.next().is_some_and(|idx| is_kept(idx, n)));
     }
 }
 
@@ -224,6 +245,27 @@ mod tests {
         let (packing, longest) = choose(1_000_000, &seconds(50.0), 10_000_000);
         assert!(matches!(packing, Packing::Opus(kbps) if kbps >= MIN_KBPS), "{packing:?}");
         assert!((MIN_SECONDS..MAX_SECONDS).contains(&longest));
+    }
+
+    #[test]
+    fn clips_are_left_out_before_the_page_grows() {
+        let cut = |idx: usize| {
+            let samples = (0..32_000).map(|t| ((t * (idx + 3)) as f32 * 0.05).sin()).collect();
+            let audio = AudioBuffer::mono(16_000, samples).unwrap();
+            let excerpt = || Excerpt { system: String::new(), audio: audio.clone(), top: 0.0 };
+            Cut { clip: idx.to_string(), excerpts: vec![excerpt(), excerpt()], start: 0.0 }
+        };
+        let cuts = || (0..9).map(cut).collect::<Vec<_>>();
+        let mut all = cuts();
+        assert_eq!(fit(&mut all, 10_000_000).unwrap().0, Packing::Wav);
+        assert_eq!(all.len(), 9);
+        let mut some = cuts();
+        let (packing, _) = fit(&mut some, 100_000).unwrap();
+        assert!(matches!(packing, Packing::Opus(kbps) if kbps >= MIN_KBPS), "{packing:?}");
+        assert!((2..9).contains(&some.len()), "{}", some.len());
+        let mut few = cuts();
+        fit(&mut few, 10).unwrap();
+        assert_eq!(few.len(), 1);
     }
 
     #[test]
