@@ -154,8 +154,7 @@ fn codecs_are_as_good_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
     let baseline = root().join("tests/vectors/eval.json");
     let out = dir.path().join("out");
-    let codecs =
-        ["--codec", "examples/encodec-tiny@0.75", "--codec", "opus@12", "--no-speed", "--listen=0"];
+    let codecs = ["--codec", "examples/encodec-tiny@0.75", "--codec", "opus@12", "--no-speed", "--listen=0"];
     let run = |against: &Path| eval(&out, &[&codecs[..], &["--against", against.to_str().unwrap()]].concat());
     let output = run(&baseline);
     assert!(output.status.success(), "{}", stderr(&output));
