@@ -490,6 +490,47 @@ fn completions_and_manual_are_generated() {
 }
 
 #[test]
+fn a_model_that_only_decodes_does_so_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wav, tokens, back) = (dir.path().join("a.wav"), dir.path().join("a.nac"), dir.path().join("b.wav"));
+    write_wav(&wav, 16_000, 1, 0.2);
+    let model = root().join("tests/vectors/xcodec2_original");
+    let command = |name: &str| {
+        let mut command = codec();
+        command.env_remove("CODEC_MODEL").arg(name).arg("--model").arg(&model);
+        command
+    };
+    for (name, out) in [("tokenize", &tokens), ("roundtrip", &back)] {
+        let output = command(name).arg(&wav).arg("-o").arg(out).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(stderr(&output).contains("model xcodec2 only decodes"), "{name}: {}", stderr(&output));
+        assert_eq!(names(dir.path()), ["a.wav"], "{name}");
+    }
+    let output = command("info").output().unwrap();
+    assert!(stdout(&output).contains("only decodes"), "{}", stdout(&output));
+    let output = command("info").arg("--json").output().unwrap();
+    let info = &json(&output)[0];
+    assert_eq!((&info["encodes"], &info["lookahead"]), (&false.into(), &serde_json::Value::Null));
+
+    // Codes come from elsewhere: forty in an array of one codebook.
+    let npy = dir.path().join("a.npy");
+    let mut bytes =
+        b"\x93NUMPY\x01\0v\0{'descr': '<i4', 'fortran_order': False, 'shape': (1, 1, 40), }".to_vec();
+    bytes.resize(127, b' ');
+    bytes.push(b'\n');
+    bytes.extend((0..40_i32).flat_map(i32::to_le_bytes));
+    std::fs::write(&npy, &bytes).unwrap();
+    let output = codec().env_remove("CODEC_MODEL").arg("import").arg(&npy).output().unwrap();
+    assert!(stderr(&output).contains("--model does"), "{}", stderr(&output));
+    let output = command("import").arg(&npy).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let n_samples = 40 * 10;
+    let output = command("detokenize").arg(&tokens).arg("-o").arg(&back).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(codec_io::AudioReader::open(&back).unwrap().n_samples(), Some(n_samples));
+}
+
+#[test]
 fn compare_judges_a_pair_and_names_what_it_did() {
     let dir = tempfile::tempdir().unwrap();
     let (original, late) = (dir.path().join("a.wav"), dir.path().join("b.wav"));

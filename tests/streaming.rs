@@ -3,7 +3,7 @@
 use codec_core::{AudioBuffer, Codec, Codes, Error, PerChannel};
 use codec_tests::Result;
 use codec_tests::compare::{same_audio, same_codes};
-use codec_tests::vectors::{Subject, subjects};
+use codec_tests::vectors::{DecoderSubject, Subject, decoder_subjects, subjects};
 use proptest::prelude::{Just, Strategy};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
@@ -194,6 +194,37 @@ fn foreign_audio_and_codes_are_refused_and_the_stream_goes_on() -> Result<()> {
         for n in [0, n_codebooks + 1] {
             assert!(matches!(codec.encoder(n), Err(Error::Range { .. })), "{name}: {n} codebooks");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn who_only_decodes_streams_and_says_so() -> Result<()> {
+    for DecoderSubject { name, codec, codes } in decoder_subjects()? {
+        let codec = codec.as_ref();
+        let audio = codec.decode(&codes)?;
+        for cuts in [&[1][..], &[3, 1], &[64]] {
+            same_audio(&decode_stream(codec, &codes, cuts)?, &audio).map_err(|e| format!("{name}: {e}"))?;
+        }
+        let clips = [codes.slice(0..7)?, codes.slice(5..12)?, codes.slice(0..0)?, codes.slice(2..3)?];
+        for (clip, audio) in clips.iter().zip(codec.decode_batch(&clips)?) {
+            same_audio(&audio, &codec.decode(clip)?).map_err(|e| format!("{name}: {e}"))?;
+        }
+        let foreign = Codes::empty(codec_core::CodeLayout::uniform(1, 3)?);
+        assert!(matches!(codec.decoder()?.push(&foreign), Err(Error::Mismatch { .. })), "{name}");
+
+        let clip = audio.slice(0..1);
+        let refused = [
+            codec.encoder(1).err(),
+            codec.encode(&clip, 1).err(),
+            codec.encode_batch(&[clip], 1).err(),
+            PerChannel::new(codec, 2)?.encoder(2).err(),
+        ];
+        for error in refused {
+            assert!(matches!(error, Some(Error::Unsupported { .. })), "{name}: {error:?}");
+        }
+        let info = codec.info();
+        assert_eq!((info.delays.lookahead, info.delays.algorithmic_delay), (None, None), "{name}");
     }
     Ok(())
 }

@@ -10,8 +10,9 @@ use codec_train::config::{GradientEstimator, QuantizerConfig};
 use codec_train::quantizer::QuantizerTrainer;
 use std::collections::BTreeSet;
 
-/// Families whose networks are not made of floats that could learn.
-const NOT_TRAINED: [&str; 1] = ["soundstream"];
+/// Families whose networks are not made of floats that could learn, that have no encoder, or whose quantizer has no
+/// form that learns.
+const NOT_TRAINED: [&str; 3] = ["nanocodec", "soundstream", "xcodec2"];
 /// Blocks of frames of the clip.
 const N_BLOCKS: usize = 6;
 

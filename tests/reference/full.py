@@ -52,14 +52,15 @@ class Subject:
 
     name: str  # as the model's card, or near it
     title: str  # for the table
-    lengths: list[int]  # clips, in samples, the longest last
+    lengths: list[int]  # clips, in samples, the longest last; codes in frames where it only decodes
+    encodes = True
 
     def make(self) -> None:
         """Builds the reference, with all its weights."""
         raise NotImplementedError
 
     def signal(self, n_samples: int) -> torch.Tensor:
-        """[channels, n_samples]"""
+        """[channels, n_samples]; [n_codebooks, n_frames] of codes where it only decodes."""
         raise NotImplementedError
 
     def checkpoints(self, folder: Path) -> list[Path]:
@@ -95,7 +96,7 @@ def main() -> None:
     chosen = [subject for subject in subjects if any(subject.name.startswith(prefix) for prefix in prefixes)]
     if not chosen:
         sys.exit("nothing has such a name; there are: " + ", ".join(subject.name for subject in subjects))
-    build = ["cargo", "build", "--release", "-p", "codec-tests", "--example", "recode", "--message-format=short"]
+    build = ["cargo", "build", "--release", "--workspace", "--example", "recode", "--message-format=short"]
     subprocess.run(build, cwd=ROOT, check=True)
     failures = []
     for subject in chosen:
@@ -121,7 +122,8 @@ def compare(subject: Subject) -> tuple[str, list[str]]:
         for n in subject.lengths:
             trace = traces[n] = subject.trace(signal[:, :n])
             failures += [f"{n} samples: {failure}" for failure in subject.check(signal[:, :n], trace)]
-            tensors[f"{n}.audio"] = signal[:, :n].clone()
+            if subject.encodes:
+                tensors[f"{n}.audio"] = signal[:, :n].clone()
             tensors[f"{n}.kept"] = torch.tensor(subject.kept(n, len(trace.codes)), dtype=torch.uint32)
             for codebook_idx, row in enumerate(trace.codes):
                 tensors[f"{n}.codes.{codebook_idx}"] = row.to(torch.uint32)
@@ -140,8 +142,9 @@ def compare(subject: Subject) -> tuple[str, list[str]]:
             print(f"  {path.relative_to(folder)}: {'the same bits' if same else 'DIFFERENT'}")
             if not same:
                 failures.append(f"other bits from {path.name}")
-    lengths = f"{len(subject.lengths)}, from {subject.lengths[0]} to {subject.lengths[-1]:,} samples"
-    codes = f"{seen.n_unequal:,} of {seen.n_compared:,} | {seen.loosest:.0e}" if seen.n_unequal else f"0 of {seen.n_compared:,} | "
+    unit = "samples" if subject.encodes else "frames"
+    lengths = f"{len(subject.lengths)}, from {subject.lengths[0]} to {subject.lengths[-1]:,} {unit}"
+    codes = "it only decodes | " if not subject.encodes else f"{seen.n_unequal:,} of {seen.n_compared:,} | {seen.loosest:.0e}" if seen.n_unequal else f"0 of {seen.n_compared:,} | "
     return f"| {subject.title} | {lengths} | {codes} | {seen.apart:.0e} at a peak of {seen.peak:.1f} |", failures
 
 
@@ -168,6 +171,8 @@ def report(subject: Subject, n: int, trace: Trace, ours: dict[str, torch.Tensor]
     failures = []
     n_codebooks = len(trace.codes)
     our_codes = [ours.get(f"{n}.codes.{k}", torch.empty(0)).long() for k in range(n_codebooks)]
+    if not subject.encodes:
+        our_codes = trace.codes
     if f"{n}.codes.{n_codebooks}" in ours or [len(row) for row in our_codes] != [len(row) for row in trace.codes]:
         return [f"{n} samples: {[len(row) for row in our_codes]} codes against {[len(row) for row in trace.codes]}"]
     same = torch.ones(len(trace.codes[0]) * subject.stride(0), dtype=torch.bool)

@@ -69,6 +69,6 @@ class Snac(Subject):
 
 SUBJECTS = [
     Snac("snac_24khz", "SNAC 24 kHz, 3 codebooks", 400, SMALL, 720_000),
-    Snac("snac_32khz", "SNAC 32 kHz, 4 codebooks", 410, LARGE | dict(sampling_rate=32_000), 100_001),
-    Snac("snac_44khz", "SNAC 44.1 kHz, 4 codebooks", 420, LARGE | dict(sampling_rate=44_100), 150_001),
+    Snac("snac_32khz", "SNAC 32 kHz, 4 codebooks", 410, LARGE | dict(sampling_rate=32_000), 960_000),
+    Snac("snac_44khz", "SNAC 44.1 kHz, 4 codebooks", 420, LARGE | dict(sampling_rate=44_100), 1_323_000),
 ]

@@ -114,7 +114,8 @@ impl Vectors {
     /// When the file is broken or its entries do not fit `codec`.
     pub fn cases(&self, codec: &dyn Codec) -> Result<Vec<Case>> {
         let tensors = Entries::read(&self.bytes)?;
-        let input = tensors.rows("input")?;
+        // Nothing goes into a codec that only decodes.
+        let input = if codec.encodes() { tensors.rows("input")? } else { Vec::new() };
         let spec = codec.info().audio;
         let lengths: BTreeSet<usize> =
             tensors.0.keys().filter_map(|name| name.split_once(".codes")?.0.parse().ok()).collect();
@@ -137,8 +138,12 @@ impl Vectors {
             } else {
                 Vec::new()
             };
+            let audio = match codec.encodes() {
+                true => AudioBuffer::from_planar(spec, clip.collect())?,
+                false => AudioBuffer::empty(spec)?,
+            };
             Ok(Case {
-                audio: AudioBuffer::from_planar(spec, clip.collect())?,
+                audio,
                 rows: codes.iter().map(|row| row.iter().map(|&code| code as u32).collect()).collect(),
                 margins: to_f32(tensors.per_codebook(&format!("{n}.margins"))?),
                 scales,
@@ -171,12 +176,56 @@ pub struct Subject {
     pub clip: AudioBuffer,
 }
 
-/// Every family's codecs that the tests can build; says what is skipped.
+/// A codec that only decodes, with codes for it.
+#[derive(Debug)]
+pub struct DecoderSubject {
+    /// Name of the vectors.
+    pub name: String,
+    /// The codec.
+    pub codec: Box<dyn Codec>,
+    /// The longest codes that there are vectors of.
+    pub codes: Codes,
+}
+
+/// Every family's codecs that the tests can build and that encode; says what is skipped.
 ///
 /// # Errors
 /// When a family has no vectors, or one of its codecs does not load.
 pub fn subjects() -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
+    for Longest { name, codec, case } in longest_cases()? {
+        if codec.encodes() {
+            subjects.push(Subject { name, codec, clip: case.audio });
+        }
+    }
+    Ok(subjects)
+}
+
+/// The others: those that only decode.
+///
+/// # Errors
+/// As [`subjects`].
+pub fn decoder_subjects() -> Result<Vec<DecoderSubject>> {
+    let mut subjects = Vec::new();
+    for Longest { name, codec, case } in longest_cases()? {
+        if !codec.encodes() {
+            let codes = case.codes(codec.as_ref(), codec.info().layout.n_codebooks())?;
+            subjects.push(DecoderSubject { name, codec, codes });
+        }
+    }
+    Ok(subjects)
+}
+
+/// A codec with the last case of its vectors.
+struct Longest {
+    name: String,
+    codec: Box<dyn Codec>,
+    case: Case,
+}
+
+/// Every family's codecs that the tests can build.
+fn longest_cases() -> Result<Vec<Longest>> {
+    let mut cases = Vec::new();
     for family in families::FAMILIES {
         let names = names(family.name)?;
         if names.is_empty() {
@@ -187,11 +236,11 @@ pub fn subjects() -> Result<Vec<Subject>> {
                 continue;
             };
             let codec = vectors.codec()?;
-            let clip = vectors.cases(codec.as_ref())?.pop().ok_or("no cases")?.audio;
-            subjects.push(Subject { name, codec, clip });
+            let case = vectors.cases(codec.as_ref())?.pop().ok_or("no cases")?;
+            cases.push(Longest { name, codec, case });
         }
     }
-    Ok(subjects)
+    Ok(cases)
 }
 
 /// The names of all vectors of a family, such as `encodec_causal`.

@@ -87,6 +87,18 @@ impl Model {
         Ok(Box::new(PerChannel::new(self.codec.as_ref(), channels)?))
     }
 
+    /// Refuses a model that only decodes, before anything is read or written for it.
+    ///
+    /// # Errors
+    /// When it does.
+    pub(crate) fn expect_encoder(&self) -> Result<()> {
+        let CodecInfo { model, family, .. } = self.codec.info();
+        if !self.codec.encodes() {
+            bail!("model {model} only decodes: the encoder of the family {family} is not supported");
+        }
+        Ok(())
+    }
+
     /// How many streams of codes such a codec makes.
     pub(crate) fn n_streams(&self, codec: &dyn Codec) -> usize {
         codec.info().layout.n_codebooks() / self.codec.info().layout.n_codebooks()

@@ -110,6 +110,10 @@ impl Codec for PerChannel<'_> {
         &self.info
     }
 
+    fn encodes(&self) -> bool {
+        self.inner.encodes()
+    }
+
     /// Starts a stream, see [`Codec::encoder`].
     ///
     /// # Errors

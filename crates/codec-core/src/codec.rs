@@ -13,10 +13,16 @@ pub trait Codec: Debug + Send + Sync {
     /// Rates, sizes and identity.
     fn info(&self) -> &CodecInfo;
 
+    /// Whether the codec has an encoder; of some families only the decoder is implemented.
+    fn encodes(&self) -> bool {
+        true
+    }
+
     /// Starts a stream that codes with the first `n_codebooks` codebooks.
     ///
     /// # Errors
-    /// [`crate::Error::Range`] when `n_codebooks` is not in 1..=`info().layout.n_codebooks()`.
+    /// [`crate::Error::Range`] when `n_codebooks` is not in 1..=`info().layout.n_codebooks()`;
+    /// [`crate::Error::Unsupported`] for a codec that only decodes.
     fn encoder(&self, n_codebooks: usize) -> Result<Box<dyn Encoder + '_>>;
 
     /// Starts a stream that decodes.
@@ -68,6 +74,10 @@ pub trait Codec: Debug + Send + Sync {
 impl<C: Codec + ?Sized> Codec for &C {
     fn info(&self) -> &CodecInfo {
         (**self).info()
+    }
+
+    fn encodes(&self) -> bool {
+        (**self).encodes()
     }
 
     fn encoder(&self, n_codebooks: usize) -> Result<Box<dyn Encoder + '_>> {

@@ -71,6 +71,14 @@ pub enum Error {
         /// Values per row.
         row_len: usize,
     },
+    /// The codec has no such part.
+    #[error("{what} `{value}` is not supported")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Of which codec.
+        value: String,
+    },
     /// The arithmetic refused its operands.
     #[error(transparent)]
     Kernel(#[from] codec_kernels::Error),

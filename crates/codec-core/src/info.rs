@@ -52,7 +52,7 @@ pub struct Segment {
 }
 
 /// What a codec waits for in the middle of a stream; where a clip starts it may be more. `None` where it
-/// waits for the end of the clip.
+/// waits for the end of the clip, or has no encoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Delays {
     /// Samples after a frame's own that the encoder needs before it can emit the frame: of the frame

@@ -94,10 +94,26 @@ pub fn unary_in_place(op: Unary, xs: &mut [f32]) {
 /// # Source
 /// Ziyin et al. 2020, "Neural networks fail to learn periodic functions and how to fix it", eq. 3.
 pub fn snake(xs: &[f32], alpha: &[f32], out: &mut [f32]) -> Result<()> {
+    snake_beta(xs, alpha, alpha, out)
+}
+
+/// [`snake`] whose waves have a height of their own: `x + sin(alpha x)^2 / (beta + 1e-9)`.
+///
+/// # Shapes
+/// `xs`, `out`: `[time, channels]`; `alpha`, `beta`: `[channels]`, not negative.
+///
+/// # Errors
+/// As [`snake`].
+///
+/// # Source
+/// Lee et al. 2022, "BigVGAN: a universal neural vocoder with large-scale training", arXiv 2206.04658, in the
+/// form of its code, NVIDIA/BigVGAN, activations.py.
+pub fn snake_beta(xs: &[f32], alpha: &[f32], beta: &[f32], out: &mut [f32]) -> Result<()> {
     let channels = alpha.len();
     count_rows("xs", xs.len(), channels)?;
+    expect_len("beta", channels, beta.len())?;
     expect_len("out", xs.len(), out.len())?;
-    let inverse: Vec<f64> = alpha.iter().map(|&alpha| 1.0 / (f64::from(alpha) + 1e-9)).collect();
+    let inverse: Vec<f64> = beta.iter().map(|&beta| 1.0 / (f64::from(beta) + 1e-9)).collect();
     let level = level();
     let n_threads = pool::threads_for(xs.len(), pool::GRAIN);
     pool::for_row_blocks(out, channels, 1, n_threads, |first, out| {
@@ -224,7 +240,7 @@ struct Snake<'a> {
     /// Whole rows of `alpha.len()` channels.
     xs: &'a [f32],
     alpha: &'a [f32],
-    /// 1 / (alpha + 1e-9), as many as `alpha`.
+    /// 1 / (beta + 1e-9), as many as `alpha`.
     inverse: &'a [f64],
     out: &'a mut [f32],
 }
@@ -307,9 +323,10 @@ mod tests {
             let n_steps = if long { 3 * pool::GRAIN / channels } else { seed as usize % 20 };
             let xs = mixed(seed, n_steps * channels);
             let alpha: Vec<f32> = noise(seed, channels).iter().map(|a| a.abs() + 0.1).collect();
+            let beta: Vec<f32> = noise(seed + 1, channels).iter().map(|b| b.abs() + 0.1).collect();
             let run = |xs: &[f32]| {
                 let mut out = vec![0.0; xs.len()];
-                snake(xs, &alpha, &mut out).unwrap();
+                snake_beta(xs, &alpha, &beta, &mut out).unwrap();
                 out
             };
             let got = same_everywhere(|| run(&xs));
@@ -333,10 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn snake_is_its_waves_of_equal_rate_and_height() {
+        let (xs, alpha) = (mixed(3, 60), [0.3, 1.0, 2.5]);
+        let (mut plain, mut equal, mut low) = (vec![0.0; 60], vec![0.0; 60], vec![0.0; 60]);
+        snake(&xs, &alpha, &mut plain).unwrap();
+        snake_beta(&xs, &alpha, &alpha, &mut equal).unwrap();
+        assert_eq!(bits(&plain), bits(&equal));
+        // The higher beta, the lower the waves.
+        let beta = alpha.map(|alpha| 4.0 * alpha);
+        snake_beta(&xs, &alpha, &beta, &mut low).unwrap();
+        for ((&x, &wave), &low) in xs.iter().zip(&plain).zip(&low).filter(|((x, _), _)| x.abs() < 20.0) {
+            assert!((4.0 * (low - x) - (wave - x)).abs() < 1e-5, "{x}: {wave} and {low}");
+        }
+    }
+
+    #[test]
     fn sizes_that_disagree_are_refused() {
         assert!(unary(Unary::Exp, &[0.0; 3], &mut [0.0; 2]).is_err());
         assert!(snake(&[0.0; 3], &[1.0; 2], &mut [0.0; 3]).is_err());
         assert!(snake(&[0.0; 4], &[1.0; 2], &mut [0.0; 3]).is_err());
         assert!(snake(&[], &[], &mut []).is_err());
+        assert!(snake_beta(&[0.0; 4], &[1.0; 2], &[1.0; 3], &mut [0.0; 4]).is_err());
     }
 }

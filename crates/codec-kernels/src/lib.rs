@@ -64,7 +64,7 @@ mod testing;
 pub use attention::{Heads, attention};
 pub use combine::{add, add_scaled_rows};
 pub use depthwise::{Depthwise, depthwise, depthwise_input_gradient, depthwise_weight_gradient};
-pub use elementwise::{Unary, snake, snake_gradient, unary, unary_gradient, unary_in_place};
+pub use elementwise::{Unary, snake, snake_beta, snake_gradient, unary, unary_gradient, unary_in_place};
 pub use error::{Error, Result};
 pub use gaussian::gaussian;
 pub use gemm::{PackedMatrix, Rows, Start, gemm, gemm_transposed};

@@ -238,6 +238,57 @@ fn mutated_pickles_and_safetensors_cost_little() {
     assert!(n_refused > 5_000, "only {n_refused} of 10000 refused");
 }
 
+/// The same for archives of NeMo: damage in the headers and the configuration of one.
+#[test]
+fn mutated_nemo_archives_cost_little() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let original = std::fs::read(vectors().join("../nanocodec_causal/tiny.nemo")).unwrap();
+    let block = |at: usize| &original[at..at + 512];
+    let starts = (0..original.len()).step_by(512).filter(|&at| &block(at)[257..262] == b"ustar");
+    let headers: Vec<usize> = starts.collect();
+    assert_eq!(headers.len(), 2);
+    let range = 0..headers[1] + 512;
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let (mut n_read, mut peak) = (0, 0);
+    for i in 0..2_000 {
+        let mut bytes = original.clone();
+        let at = range.start + random.below(range.len());
+        match i % 4 {
+            0 => bytes[at] = random.below(256) as u8,
+            1 => bytes[at] ^= 1 << random.below(8),
+            2 => {
+                let from = random.below(range.len());
+                let n = 1 + random.below(64.min(range.end - at.max(from)));
+                bytes.copy_within(from..from + n, at);
+            }
+            _ => bytes.truncate(at),
+        }
+        // Damage is to be read, not found by its sum.
+        let n_bytes = bytes.len();
+        for &header in headers.iter().filter(|&&header| header + 512 <= n_bytes) {
+            bytes[header + 148..header + 156].fill(b' ');
+            let sum: u32 = bytes[header..header + 512].iter().map(|&byte| u32::from(byte)).sum();
+            bytes[header + 148..header + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let before = MEMORY.current_usage();
+        MEMORY.reset_peak_usage();
+        n_read += usize::from(Checkpoint::from_bytes(bytes, &CPU).is_ok());
+        let used = MEMORY.peak_usage().saturating_sub(before);
+        // The weights of an archive are copied out of it.
+        assert!(used <= original.len() + MAX_HOSTILE_BYTES, "{used} bytes");
+        peak = peak.max(used);
+    }
+    println!("{n_read} of 2000 archives read, at most {peak} bytes");
+    assert!((200..1_800).contains(&n_read), "{n_read} of 2000 read");
+
+    let gzip = Checkpoint::from_bytes(b"\x1f\x8b\x08\0".to_vec(), &CPU).unwrap_err();
+    assert_eq!(gzip.to_string(), "compression `gzip of a .nemo file` is not supported");
+    let mut other = original.clone();
+    other[2] = b'n';
+    let lacking = Checkpoint::from_bytes(other, &CPU).unwrap_err();
+    assert!(lacking.to_string().contains(".nemo archive"), "{lacking}");
+}
+
 /// Programs that Python would run: each is refused by the name of what it calls.
 #[test]
 fn calls_are_refused_by_name() {

@@ -8,7 +8,8 @@ use crate::model::ModelArgs;
 use crate::report::Reporter;
 use crate::tokens::{TokenSink, open};
 use anyhow::{Context, Result, bail};
-use codec_core::{AudioSpec, CodecInfo, Delays};
+use codec_core::{AudioSpec, CodecInfo, Codes, Delays};
+use codec_io::exchange;
 use codec_io::exchange::dac::{Clip, DacFile};
 use codec_io::exchange::ecdc::EcdcReader;
 use codec_io::tokens::{EXTENSION, TokenHeader, Totals, WeightsHash};
@@ -19,13 +20,14 @@ use std::process::ExitCode;
 
 /// Turn files of other programs into token files, without decoding them.
 ///
-/// Reads `.ecdc` (EnCodec without its language model) and `.dac` (Descript audio codec); what a file is
-/// its content says. Pickles are parsed and never run. What becomes of what is told in docs/exchange.md.
+/// Reads `.ecdc` (EnCodec without its language model), `.dac` (Descript audio codec) and `.npy` (an array of
+/// codes, whose model --model names); what a file is its content says. Pickles are parsed and never run. What becomes of what is told in docs/exchange.md.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec import song.ecdc                       writes song.nac
   codec import old/ -o codes/                  a tree of files
-  codec import song.dac -m dac_44khz --split   a file per window, in song/")]
+  codec import song.dac -m dac_44khz --split   a file per window, in song/
+  codec import codes.npy -m neucodec           codes of one clip, of a codec that only decodes here")]
 pub(crate) struct Args {
     /// Files, folders, or `-`.
     #[arg(required = true)]
@@ -45,6 +47,9 @@ pub(crate) struct Args {
     #[arg(short, long)]
     force: bool,
 }
+
+/// The head of a NumPy file has some hundred bytes.
+const HEAD_BYTES: u64 = 1 << 14;
 
 #[derive(Debug, Serialize)]
 struct Outcome {
@@ -66,7 +71,7 @@ struct Done {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
-    let kinds = Kinds { takes: &["ecdc", "dac"], makes: EXTENSION };
+    let kinds = Kinds { takes: &["ecdc", "dac", "npy"], makes: EXTENSION };
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     Ok(for_each(&jobs, &reporter, |job| {
@@ -92,12 +97,38 @@ fn import(job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {
     let mut source = open(&job.input)?;
     let mut head = Vec::new();
     source.by_ref().take(4).read_to_end(&mut head)?;
-    let whole = head.as_slice().chain(source);
     match head.as_slice() {
-        b"ECDC" => import_ecdc(EcdcReader::new(whole)?, &job.output, args, reporter),
-        [0x93, ..] => import_dac(&DacFile::read(whole)?, &job.output, args, reporter),
-        _ => bail!("neither an .ecdc nor a .dac file"),
+        b"ECDC" => import_ecdc(EcdcReader::new(head.as_slice().chain(source))?, &job.output, args, reporter),
+        [0x93, ..] => {
+            // Enough of a NumPy file to say what it holds.
+            source.by_ref().take(HEAD_BYTES).read_to_end(&mut head)?;
+            let whole = head.as_slice().chain(source);
+            match exchange::holds_objects(&head) {
+                true => import_dac(&DacFile::read(whole)?, &job.output, args, reporter),
+                false => import_npy(exchange::read_npy(whole)?, &job.output, args, reporter),
+            }
+        }
+        _ => bail!("neither an .ecdc nor a .dac nor an .npy file"),
     }
+}
+
+fn import_npy(rows: Vec<Vec<u32>>, output: &Place, args: &Args, reporter: &Reporter) -> Result<Done> {
+    let Some(name) = args.model.as_deref() else {
+        bail!("the file does not say which model made its codes; --model does");
+    };
+    let (info, weights) = identify(args.model.as_deref(), name, None, reporter)?;
+    if info.layout.scale_frames().is_some() {
+        bail!("{} has a factor for each segment beside its codes, and the file has none", info.model);
+    }
+    let n_codebooks = rows.len();
+    let codes = Codes::new(info.layout.truncated(n_codebooks)?, rows)?;
+    let n_frames = codes.n_frames() as u64;
+    let n_samples = n_frames * u64::from(info.hop_length);
+    let header = TokenHeader::new(&info, n_codebooks, weights, info.audio)?;
+    let mut sink = TokenSink::create(output, header)?;
+    sink.push(&codes)?;
+    sink.finish(Totals { n_samples, source_samples: n_samples })?;
+    Ok(Done { model: info.model, n_codebooks, n_frames, n_samples, n_files: 1 })
 }
 
 fn import_ecdc(

@@ -7,7 +7,7 @@ use crate::model::{Model, ModelArgs};
 use crate::report::Reporter;
 use crate::tokens::open;
 use anyhow::{Context, Result};
-use codec_core::CodecInfo;
+use codec_core::Codec;
 use codec_io::tokens::{self, CodeStats, TokenHeader, Totals, WeightsHash};
 use serde::Serialize;
 use std::fmt::Write;
@@ -52,7 +52,9 @@ struct OfModel {
 /// [`codec_core::Delays`] with the delay in seconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Waits {
-    /// Samples; none where the encoder waits for the end of the clip.
+    /// Whether there is an encoder.
+    encodes: bool,
+    /// Samples; none where the encoder waits for the end of the clip, or there is none.
     lookahead: Option<u32>,
     /// Frames; none where the decoder waits for the end of the clip.
     decoder_lookahead: Option<u32>,
@@ -62,16 +64,25 @@ struct Waits {
 }
 
 impl Waits {
-    fn of(info: &CodecInfo) -> Self {
+    fn of(codec: &dyn Codec) -> Self {
+        let info = codec.info();
         let codec_core::Delays { lookahead, decoder_lookahead, algorithmic_delay } = info.delays;
-        Self { lookahead, decoder_lookahead, algorithmic_delay, delay_seconds: info.delay_seconds() }
+        let (encodes, delay_seconds) = (codec.encodes(), info.delay_seconds());
+        Self { encodes, lookahead, decoder_lookahead, algorithmic_delay, delay_seconds }
     }
 
     /// Lines of a description: name and value.
     fn lines(&self) -> [(&'static str, String); 2] {
         let steps =
             |n: Option<u32>, unit| n.map_or_else(|| "the whole clip".to_owned(), |n| format!("{n} {unit}"));
-        let (encoder, decoder) = (steps(self.lookahead, "samples"), steps(self.decoder_lookahead, "frames"));
+        let decoder = steps(self.decoder_lookahead, "frames");
+        if !self.encodes {
+            return [
+                ("lookahead", format!("decoder {decoder}")),
+                ("delay", "none: it only decodes".to_owned()),
+            ];
+        }
+        let encoder = steps(self.lookahead, "samples");
         let lookahead = format!("encoder {encoder}, decoder {decoder}");
         let mut delay = steps(self.algorithmic_delay, "samples");
         if let Some(seconds) = self.delay_seconds {
@@ -159,7 +170,7 @@ fn of_model(model: &Model) -> Result<OfModel> {
         frame_rate: info.frame_rate().to_f64(),
         n_codebooks,
         max_kbps: info.kilobits_per_second(n_codebooks)?.to_f64(),
-        delays: Waits::of(info),
+        delays: Waits::of(model.codec.as_ref()),
     })
 }
 
@@ -206,7 +217,7 @@ fn inspect(place: &Place, model: Option<&Model>) -> Result<Outcome> {
     let made_it = model.filter(|model| header.check_weights(&model.sha256).is_ok());
     Ok(Outcome {
         input: place.to_string(),
-        delays: made_it.map(|model| Waits::of(model.codec.info())),
+        delays: made_it.map(|model| Waits::of(model.codec.as_ref())),
         weights_sha256: header.weights.to_string(),
         sample_rate: header.audio.sample_rate,
         channels: header.audio.channels,

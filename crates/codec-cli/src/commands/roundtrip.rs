@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let jobs = inputs::pair(&args.inputs, Some(&args.output), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
+    model.expect_encoder()?;
     Ok(for_each(&jobs, &reporter, |job| {
         let outcome = roundtrip(job, args, &model, &reporter).with_context(|| job.input.to_string())?;
         let si_sdr = outcome.si_sdr.map_or("none".into(), |db| format!("{db:.2} dB"));

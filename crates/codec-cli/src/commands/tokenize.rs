@@ -61,6 +61,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
+    model.expect_encoder()?;
     Ok(for_each(&jobs, &reporter, |job| {
         if !args.force && is_there(&job.output) {
             return skip::<Done>(job, &reporter);

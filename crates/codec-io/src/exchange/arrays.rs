@@ -37,8 +37,8 @@ pub(super) fn allows(module: &str, name: &str) -> bool {
     }
 }
 
-/// Where the pickle starts in a NumPy file that holds one object.
-pub(super) fn object_start(format: &'static str, bytes: &[u8]) -> Result<usize> {
+/// The text of a NumPy file's head, and where the array starts.
+fn head<'a>(format: &'static str, bytes: &'a [u8]) -> Result<(&'a [u8], usize)> {
     let bad = |what| Error::Format { format, what, offset: 0 };
     let head = bytes.strip_prefix(MAGIC).ok_or(bad("it does not start like a NumPy file"))?;
     let (length, length_bytes) = match head {
@@ -49,11 +49,52 @@ pub(super) fn object_start(format: &'static str, bytes: &[u8]) -> Result<usize> 
     let text_start = MAGIC.len() + 2 + length_bytes;
     let text = bytes.get(text_start..text_start.saturating_add(length.min(MAX_HEAD_BYTES)));
     let text = text.filter(|text| text.len() == length).ok_or(bad("its NumPy head is not whole"))?;
-    let has = |needle: &[u8]| text.windows(needle.len()).any(|window| window == needle);
-    if !has(b"'descr': '|O'") || !has(b"'shape': ()") {
-        return Err(bad("it holds another array than one object"));
+    Ok((text, text_start + length))
+}
+
+fn has(text: &[u8], needle: &[u8]) -> bool {
+    text.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Whether a NumPy file holds Python objects.
+pub(super) fn holds_objects(bytes: &[u8]) -> bool {
+    head("npy", bytes).is_ok_and(|(text, _)| has(text, b"'descr': '|O'"))
+}
+
+/// Where the pickle starts in a NumPy file that holds one object.
+pub(super) fn object_start(format: &'static str, bytes: &[u8]) -> Result<usize> {
+    let (text, start) = head(format, bytes)?;
+    if !has(text, b"'descr': '|O'") || !has(text, b"'shape': ()") {
+        return Err(Error::Format { format, what: "it holds another array than one object", offset: 0 });
     }
-    Ok(text_start + length)
+    Ok(start)
+}
+
+/// The array of numbers that a NumPy file holds.
+pub(super) fn numbers<'a>(format: &'static str, bytes: &'a [u8]) -> Result<Numbers<'a>> {
+    let bad = |what, offset: usize| Error::Format { format, what, offset: offset as u64 };
+    let (text, start) = head(format, bytes)?;
+    let text = std::str::from_utf8(text).map_err(|_| bad("its NumPy head is no text", 0))?;
+    let field = |key: &str, end: char| text.split_once(key)?.1.split_once(end).map(|(value, _)| value);
+    let descr = field("'descr': '", '\'').map(str::as_bytes);
+    let Some(&[order @ (b'<' | b'>' | b'|'), kind @ (b'u' | b'i' | b'f'), digit @ b'1'..=b'8']) = descr
+    else {
+        return Err(bad("it holds no plain numbers", 0));
+    };
+    let shape = field("'shape': (", ')').ok_or(bad("it has no shape", 0))?;
+    let dims = shape.split(',').map(str::trim).filter(|dim| !dim.is_empty()).map(str::parse);
+    let shape: Vec<usize> =
+        dims.collect::<std::result::Result<_, _>>().map_err(|_| bad("it has no shape", 0))?;
+    if has(text.as_bytes(), b"'fortran_order': True") && shape.len() > 1 {
+        let what = "an array in column-major order (numpy.ascontiguousarray makes it row-major)".to_owned();
+        return Err(Error::Unsupported { format, what, offset: 0 });
+    }
+    let (size, bytes) = (usize::from(digit - b'0'), &bytes[start..]);
+    let n_elements = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim));
+    if shape.len() > MAX_RANK || n_elements.and_then(|n| n.checked_mul(size)) != Some(bytes.len()) {
+        return Err(bad("its length is not that of its shape", start));
+    }
+    Ok(Numbers { shape, kind, size, big_endian: order == b'>', bytes })
 }
 
 impl<'a, 'h> Array<'a, 'h> {

@@ -9,5 +9,5 @@ pub mod ecdc;
 mod numpy;
 mod safetensors;
 
-pub use numpy::{write_npy, write_npz};
+pub use numpy::{holds_objects, read_npy, write_npy, write_npz};
 pub use safetensors::write_safetensors;

@@ -3,16 +3,58 @@
 //! # Source
 //! numpy/lib/format.py, version 1.0 of the format.
 
-use super::arrays::MAGIC;
+use super::arrays::{self, MAGIC};
 use crate::error::{Error, Result};
 use crate::tokens::{TokenHeader, Totals};
 use codec_core::Codes;
-use std::io::{Seek, Write};
+use std::io::{Read, Seek, Write};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
+const FORMAT: &str = "npy";
 /// The head of a NumPy file is filled up to a multiple of this.
 const ALIGNMENT: usize = 64;
+/// A day of codes takes some 150 MB.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Whether the bytes are a NumPy file that holds Python objects, as `.dac` files do.
+pub fn holds_objects(bytes: &[u8]) -> bool {
+    arrays::holds_objects(bytes)
+}
+
+/// Reads codes, one row per codebook: an array of integers, `[n_codebooks, n_frames]`, `[n_frames]` of one
+/// codebook, or either with dimensions of one before them, as models give the codes of one clip.
+///
+/// # Errors
+/// [`Error::Format`] when it is no such array or a code is negative or beyond 32 bits, [`Error::Unsupported`]
+/// for an array in column-major order, [`Error::Limit`], [`Error::Io`].
+pub fn read_npy(source: impl Read) -> Result<Vec<Vec<u32>>> {
+    let mut bytes = Vec::new();
+    let read = source.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|source| Error::Io { what: "reading codes", offset: bytes.len() as u64, source })?;
+    if bytes.len() as u64 > MAX_BYTES {
+        let (what, actual) = ("bytes of an npy file", bytes.len() as u64);
+        return Err(Error::Limit { what, limit: MAX_BYTES, actual });
+    }
+    let bad = |what| Error::Format { format: FORMAT, what, offset: 0 };
+    let numbers = arrays::numbers(FORMAT, &bytes)?;
+    let mut dims = numbers.shape.as_slice();
+    while let [1, rest @ ..] = dims
+        && rest.len() > 1
+    {
+        dims = rest;
+    }
+    let (n_rows, n_columns) = match *dims {
+        [n_frames] => (1, n_frames),
+        [n_codebooks, n_frames] => (n_codebooks, n_frames),
+        _ => return Err(bad("its shape is not that of the codes of one clip")),
+    };
+    if n_rows == 0 || n_columns == 0 {
+        return Err(bad("it holds no codes"));
+    }
+    let codes = numbers.integers().ok_or(bad("not all of its numbers are codes"))?;
+    Ok(codes.chunks_exact(n_columns).map(<[u32]>::to_vec).collect())
+}
 
 /// Writes the codes as one array, `[n_codebooks, n_frames]`, of the smallest unsigned type that holds
 /// them. Scales and everything that the header says are lost.
@@ -96,4 +138,68 @@ fn with_head(dtype: &str, shape: &str, data: impl Iterator<Item = u8>) -> Vec<u8
     bytes.extend(head.as_bytes());
     bytes.extend(data);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec_core::CodeLayout;
+    use proptest::prelude::*;
+
+    fn npy(dtype: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+        with_head(dtype, shape, data.iter().copied())
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for size in [3_u32, 70_000] {
+            let rows = vec![vec![0, 1, 2], vec![2, size - 1, 0]];
+            let codes = Codes::new(CodeLayout::uniform(2, size).unwrap(), rows.clone()).unwrap();
+            let mut bytes = Vec::new();
+            write_npy(&mut bytes, &codes).unwrap();
+            assert_eq!(read_npy(bytes.as_slice()).unwrap(), rows);
+            assert!(!holds_objects(&bytes));
+            for end in 0..bytes.len() {
+                assert!(read_npy(&bytes[..end]).is_err(), "{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn arrays_of_a_batch_of_one_and_of_other_types_are_read() {
+        let read = |dtype, shape, data: &[u8]| read_npy(npy(dtype, shape, data).as_slice());
+        assert_eq!(read("|u1", "(3,)", &[1, 2, 3]).unwrap(), [[1, 2, 3]]);
+        assert_eq!(read("|u1", "(1, 1, 3)", &[1, 2, 3]).unwrap(), [[1, 2, 3]]);
+        assert_eq!(read("|u1", "(1, 2, 2)", &[1, 2, 3, 4]).unwrap(), [[1, 2], [3, 4]]);
+        assert_eq!(read(">i2", "(1, 2)", &[1, 2, 0, 4]).unwrap(), [[258, 4]]);
+        assert_eq!(read("<i8", "(1,)", &[5, 0, 0, 0, 0, 0, 0, 0]).unwrap(), [[5]]);
+        for (dtype, shape, data) in [
+            ("<i2", "(1,)", &[0, 128][..]),
+            ("<f4", "(1,)", &[0, 0, 128, 63]),
+            ("<i8", "(1,)", &[0, 0, 0, 0, 1, 0, 0, 0]),
+            ("|u1", "(2, 2, 1)", &[1, 2, 3, 4]),
+            ("|u1", "(0,)", &[]),
+            ("|u1", "()", &[1]),
+            ("|u1", "(x,)", &[1]),
+            ("|u1", "(2,)", &[1, 2, 3]),
+            ("|b1", "(1,)", &[1]),
+            ("<u2", "(9223372036854775807, 2)", &[1, 2]),
+        ] {
+            assert!(matches!(read(dtype, shape, data), Err(Error::Format { .. })), "{dtype} {shape}");
+        }
+        let text = String::from_utf8_lossy(&npy("|u1", "(2, 1)", &[1, 2])).replace("False", "True ");
+        let bytes: Vec<u8> = text.chars().map(|c| if c == '\u{fffd}' { 0x93 } else { c as u8 }).collect();
+        assert!(matches!(read_npy(bytes.as_slice()), Err(Error::Unsupported { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_panics(at in 0_usize..100, byte: u8, end in 0_usize..120) {
+            let mut bytes = npy("<u2", "(2, 3)", &[0; 12]);
+            let n = bytes.len();
+            bytes[at % n] = byte;
+            bytes.truncate(end.max(1));
+            drop(read_npy(bytes.as_slice()));
+        }
+    }
 }

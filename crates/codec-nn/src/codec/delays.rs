@@ -10,26 +10,28 @@ const MIDDLE: u64 = 1 << 16;
 /// Frames to look at, at least: more than any window that networks work in.
 const MIN_FRAMES: u64 = 512;
 
-/// The delays of a codec with these networks.
+/// The delays of a codec with these networks; without an encoder there are those of the decoder alone.
 ///
 /// # Errors
 /// [`Error::Config`] when one does not fit its type.
-pub(super) fn delays(info: &CodecInfo, encoder: &Net, decoder: &Net) -> Result<Delays> {
+pub(super) fn delays(info: &CodecInfo, encoder: Option<&Net>, decoder: &Net) -> Result<Delays> {
     if let Some(segment) = info.segment {
         return narrow(of_segments(segment, u64::from(info.hop_length)));
     }
     let (hop_length, block) = (u64::from(info.hop_length), u64::from(info.layout.block_frames()));
     // Codes come in whole blocks.
     let frame_for = |sample_idx: u64| Some((decoder.last_input(sample_idx)? / block + 1) * block - 1);
+    // What nobody encodes comes from nowhere.
+    let last_sample = |frame_idx: u64| encoder?.last_input(frame_idx);
     let mut all = [Some(0); 3];
     for frame_idx in MIDDLE * block..MIDDLE * block + block.max(MIN_FRAMES) {
         let end = (frame_idx + 1) * hop_length;
-        let lookahead = || Some((encoder.last_input(frame_idx)? + 1).saturating_sub(end));
+        let lookahead = || Some((last_sample(frame_idx)? + 1).saturating_sub(end));
         let decoder_lookahead = || Some(frame_for(end - 1)?.saturating_sub(frame_idx));
         let delay = || {
             // Of the samples that wait for this frame, the first waits longest.
             let first_idx = first(2 * end, |sample_idx| frame_for(sample_idx).is_none_or(|f| f >= frame_idx));
-            let last_idx = encoder.last_input(frame_for(first_idx)?)?;
+            let last_idx = last_sample(frame_for(first_idx)?)?;
             Some((last_idx + 1).saturating_sub(first_idx))
         };
         let one = [lookahead(), decoder_lookahead(), delay()];
@@ -116,7 +118,7 @@ mod tests {
         let decoder = vec![DynLayer::new(up)];
         let want = Delays { lookahead: Some(3), decoder_lookahead: Some(1), algorithmic_delay: Some(9) };
         // Sample 2 of a frame is the first to wait for the next one: 2 and 4 more, and 3.
-        assert_eq!(delays(&info(4, 1), &encoder, &decoder).unwrap(), want);
+        assert_eq!(delays(&info(4, 1), Some(&encoder), &decoder).unwrap(), want);
     }
 
     #[test]
@@ -124,7 +126,7 @@ mod tests {
         let encoder = vec![conv(2, 2, 0), DynLayer::new(WholeBlocks { len: 4 })];
         let up = ConvTranspose1d::new(&zeros(&[1, 1, 2]), None, 2, 0, 0).unwrap();
         let want = Delays { lookahead: Some(6), decoder_lookahead: Some(3), algorithmic_delay: Some(8) };
-        assert_eq!(delays(&info(2, 4), &encoder, &vec![DynLayer::new(up)]).unwrap(), want);
+        assert_eq!(delays(&info(2, 4), Some(&encoder), &vec![DynLayer::new(up)]).unwrap(), want);
     }
 
     #[test]
@@ -137,12 +139,19 @@ mod tests {
     }
 
     #[test]
+    fn without_an_encoder_the_decoder_alone_waits() {
+        let up = ConvTranspose1d::new(&zeros(&[1, 1, 8]), None, 4, 2, 2).unwrap();
+        let want = Delays { lookahead: None, decoder_lookahead: Some(1), algorithmic_delay: None };
+        assert_eq!(delays(&info(4, 1), None, &vec![DynLayer::new(up)]).unwrap(), want);
+    }
+
+    #[test]
     fn who_waits_for_the_end_of_the_clip_has_no_delay() {
         let norm = || vec![DynLayer::new(GroupNorm::new(1, zeros(&[1]), zeros(&[1]), 1e-5).unwrap())];
         let up = || vec![DynLayer::new(ConvTranspose1d::new(&zeros(&[1, 1, 8]), None, 4, 2, 2).unwrap())];
         let want = Delays { lookahead: None, decoder_lookahead: Some(1), algorithmic_delay: None };
-        assert_eq!(delays(&info(4, 1), &norm(), &up()).unwrap(), want);
+        assert_eq!(delays(&info(4, 1), Some(&norm()), &up()).unwrap(), want);
         let want = Delays { lookahead: Some(3), decoder_lookahead: None, algorithmic_delay: None };
-        assert_eq!(delays(&info(4, 1), &vec![conv(10, 4, 3)], &norm()).unwrap(), want);
+        assert_eq!(delays(&info(4, 1), Some(&vec![conv(10, 4, 3)]), &norm()).unwrap(), want);
     }
 }

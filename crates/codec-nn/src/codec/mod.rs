@@ -26,8 +26,8 @@ const MAX_BATCH: usize = 4;
 pub(crate) struct NetCodec {
     info: CodecInfo,
     /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`; as many frames as are whole blocks of
-    /// the quantizer.
-    encoder: Net,
+    /// the quantizer. None where the family only decodes.
+    encoder: Option<Net>,
     /// `[batch, n_frames, dim]` to `[batch, n_samples, channels]`.
     decoder: Net,
     /// Its layout is that of `info` without the scales.
@@ -59,7 +59,7 @@ impl Networks {
     /// the end of the clip.
     pub(crate) fn codec(self, device: &Device) -> Result<NetCodec> {
         let quantizer = self.quantizer.fixed()?;
-        NetCodec::new(self.info, self.encoder, self.decoder, quantizer, device)
+        NetCodec::new(self.info, Some(self.encoder), self.decoder, quantizer, device)
     }
 }
 
@@ -68,11 +68,16 @@ impl Codec for NetCodec {
         &self.info
     }
 
+    fn encodes(&self) -> bool {
+        self.encoder.is_some()
+    }
+
     fn encoder(&self, n_codebooks: usize) -> codec_core::Result<Box<dyn Encoder + '_>> {
         let layout = self.info.layout.truncated(n_codebooks)?;
+        let net = self.encoder_net()?;
         Ok(match self.info.segment {
-            None => Box::new(stream::EncoderBatch::new(self, layout, 1)),
-            Some(segment) => Box::new(segments::EncoderStream::new(self, layout, segment)?),
+            None => Box::new(stream::EncoderBatch::new(self, net, layout, 1)),
+            Some(segment) => Box::new(segments::EncoderStream::new(self, net, layout, segment)?),
         })
     }
 
@@ -89,9 +94,10 @@ impl Codec for NetCodec {
             return clips.iter().map(|clip| self.encode(clip, n_codebooks)).collect();
         }
         let layout = self.info.layout.truncated(n_codebooks)?;
+        let net = self.encoder_net()?;
         clips.iter().try_for_each(|clip| self.check_audio(clip))?;
         in_batches(clips, AudioBuffer::n_samples, |batch| {
-            let mut stream = stream::EncoderBatch::new(self, layout.clone(), batch.len());
+            let mut stream = stream::EncoderBatch::new(self, net, layout.clone(), batch.len());
             Ok(stream.step(batch, true)?)
         })
     }
@@ -115,13 +121,18 @@ impl NetCodec {
     /// [`crate::Error::Config`] when a delay does not fit its type.
     pub(crate) fn new(
         mut info: CodecInfo,
-        encoder: Net,
+        encoder: Option<Net>,
         decoder: Net,
         quantizer: Box<dyn Quantizer>,
         device: &Device,
     ) -> Result<Self> {
-        info.delays = delays::delays(&info, &encoder, &decoder)?;
+        info.delays = delays::delays(&info, encoder.as_ref(), &decoder)?;
         Ok(Self { info, encoder, decoder, quantizer, device: device.clone() })
+    }
+
+    fn encoder_net(&self) -> codec_core::Result<&Net> {
+        let unsupported = || Error::Unsupported { what: "encoding with", value: self.info.model.clone() };
+        self.encoder.as_ref().ok_or_else(unsupported)
     }
 
     fn check_audio(&self, audio: &AudioBuffer) -> codec_core::Result<()> {

@@ -8,7 +8,7 @@
 //! - A last segment that ends before the one before it does, with which the original fails to decode,
 //!   is joined like any other; the audio ends where the longer of them ends.
 
-use super::{MAX_BATCH, NetCodec, advance, pieces};
+use super::{MAX_BATCH, Net, NetCodec, advance, pieces};
 use crate::error::Result;
 use crate::layers::Layer;
 use codec_core::{AudioBuffer, CodeLayout, Codes, Decoder, Encoder, Error, Segment};
@@ -24,6 +24,7 @@ const SCALE_FLOOR: f32 = 1e-8;
 #[derive(Debug)]
 pub(super) struct EncoderStream<'a> {
     codec: &'a NetCodec,
+    net: &'a Net,
     layout: Arc<CodeLayout>,
     segment: Segment,
     /// Samples from the start of the next segment on.
@@ -31,9 +32,15 @@ pub(super) struct EncoderStream<'a> {
 }
 
 impl<'a> EncoderStream<'a> {
-    pub(super) fn new(codec: &'a NetCodec, layout: CodeLayout, segment: Segment) -> codec_core::Result<Self> {
+    /// Takes the codec with its encoder.
+    pub(super) fn new(
+        codec: &'a NetCodec,
+        net: &'a Net,
+        layout: CodeLayout,
+        segment: Segment,
+    ) -> codec_core::Result<Self> {
         let pending = AudioBuffer::empty(codec.info.audio)?;
-        Ok(Self { codec, layout: Arc::new(layout), segment, pending })
+        Ok(Self { codec, net, layout: Arc::new(layout), segment, pending })
     }
 
     /// Takes at most a few segments of samples.
@@ -80,8 +87,7 @@ impl<'a> EncoderStream<'a> {
         let normalized = segments.iter().zip(&scales).map(|(segment, scale)| scaled(segment, |x| x / scale));
         let normalized = normalized.collect::<codec_core::Result<Vec<_>>>()?;
         let steps = self.codec.steps_of(&normalized)?;
-        let encoder = &self.codec.encoder;
-        let latents = advance(encoder, &mut encoder.init(), steps, true)?;
+        let latents = advance(self.net, &mut self.net.init(), steps, true)?;
         let items = self.codec.quantize(latents.as_ref(), segments.len(), self.layout.n_codebooks())?;
         let codes = |(rows, scale)| Codes::with_scales(Arc::clone(&self.layout), rows, vec![scale]);
         Ok(items.into_iter().zip(scales).map(codes).collect::<codec_core::Result<_>>()?)

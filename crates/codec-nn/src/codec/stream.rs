@@ -14,14 +14,16 @@ const PIECE_SAMPLES: usize = 1 << 15;
 #[derive(Debug)]
 pub(super) struct EncoderBatch<'a> {
     codec: &'a NetCodec,
+    net: &'a Net,
     layout: Arc<CodeLayout>,
     state: <Net as Layer>::State,
     n_clips: usize,
 }
 
 impl<'a> EncoderBatch<'a> {
-    pub(super) fn new(codec: &'a NetCodec, layout: CodeLayout, n_clips: usize) -> Self {
-        Self { codec, layout: Arc::new(layout), state: codec.encoder.init(), n_clips }
+    /// Takes the codec with its encoder.
+    pub(super) fn new(codec: &'a NetCodec, net: &'a Net, layout: CodeLayout, n_clips: usize) -> Self {
+        Self { codec, net, layout: Arc::new(layout), state: net.init(), n_clips }
     }
 
     /// Codes the next samples of every clip.
@@ -32,7 +34,7 @@ impl<'a> EncoderBatch<'a> {
         for (range, is_last) in pieces(n_samples, piece_samples, end) {
             let clips: Vec<_> = clips.iter().map(|clip| clip.slice(range.clone())).collect();
             let steps = self.codec.steps_of(&clips)?;
-            let latents = advance(&self.codec.encoder, &mut self.state, steps, is_last)?;
+            let latents = advance(self.net, &mut self.state, steps, is_last)?;
             let items = self.codec.quantize(latents.as_ref(), self.n_clips, self.layout.n_codebooks())?;
             for (codes, rows) in codes.iter_mut().zip(items) {
                 codes.append(&Codes::new(Arc::clone(&self.layout), rows)?)?;

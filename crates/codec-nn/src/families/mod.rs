@@ -1,13 +1,16 @@
 //! Codec families: each is one file that turns a checkpoint into a [`Codec`].
 
+mod bigcodec;
 mod dac;
 mod encodec;
 mod lapped;
 mod mimi;
+mod nanocodec;
 mod snac;
 mod soundstream;
 mod speechtokenizer;
 mod wavtokenizer;
+mod xcodec2;
 
 use crate::codec::Networks;
 use crate::error::{Error, Result};
@@ -28,7 +31,7 @@ pub struct Family {
     /// # Errors
     /// Whatever keeps the checkpoint from being read exactly: see [`crate::Error`].
     pub load: fn(&Checkpoint, &Device) -> Result<Box<dyn Codec>>,
-    /// Builds the parts that training needs; `None` for a family that is not trained here.
+    /// Builds the parts that training needs; `None` for a family that is not trained here, or only decodes.
     ///
     /// # Errors
     /// As [`Family::load`].
@@ -37,14 +40,17 @@ pub struct Family {
 
 /// All families, in the order in which they are tried.
 pub const FAMILIES: &[Family] = &[
+    bigcodec::FAMILY,
     dac::FAMILY,
     encodec::FAMILY,
     lapped::FAMILY,
     mimi::FAMILY,
+    nanocodec::FAMILY,
     snac::FAMILY,
     soundstream::FAMILY,
     speechtokenizer::FAMILY,
     wavtokenizer::FAMILY,
+    xcodec2::FAMILY,
 ];
 
 /// A codec and the identity of the weights that it was made from.

@@ -86,7 +86,7 @@ fn from_tflite(encoder: &[u8], quantizer: &[u8], decoder: &[u8], device: &Device
         layout: quantizer.layout().clone(),
     };
     let decoder_net = streaming_graph::layers(&decoder, decoder_graph, device)?;
-    NetCodec::new(info, encoder_net, decoder_net, Box::new(quantizer), device)
+    NetCodec::new(info, Some(encoder_net), decoder_net, Box::new(quantizer), device)
 }
 
 /// Values of the only one of `tensors`, which holds one frame.

@@ -1,7 +1,7 @@
 //! Activations: a function of each value.
 
 use super::{Chunk, Layer};
-use crate::{Result, ops};
+use crate::{Error, Result, ops};
 use candle_core::Tensor;
 use codec_kernels::Unary;
 
@@ -15,6 +15,20 @@ pub enum Activation {
     Snake {
         /// `[channels]`.
         alpha: Tensor,
+    },
+    /// `x + sin(alpha x)^2 / (beta + 1e-9)`.
+    SnakeBeta {
+        /// `[channels]`.
+        alpha: Tensor,
+        /// `[channels]`.
+        beta: Tensor,
+    },
+    /// Snake on the first channels, as many as there are alphas, and a leaky ReLU on the others (NeMo).
+    HalfSnake {
+        /// `[n]`, at most as many as channels.
+        alpha: Tensor,
+        /// Of the others below zero.
+        slope: f32,
     },
 }
 
@@ -31,6 +45,18 @@ impl Activation {
     pub fn snake(alpha: &Tensor) -> Result<Self> {
         Ok(Self::Snake { alpha: alpha.flatten_all()? })
     }
+
+    /// Snake with waves of their own height, from the logarithms of alpha and beta.
+    ///
+    /// # Shapes
+    /// `log_alpha`, `log_beta`: `[channels]`.
+    ///
+    /// # Errors
+    /// What the tensor library fails with.
+    pub fn snake_beta(log_alpha: &Tensor, log_beta: &Tensor) -> Result<Self> {
+        let [alpha, beta] = [log_alpha, log_beta].map(|log| ops::unary(log, Unary::Exp));
+        Ok(Self::SnakeBeta { alpha: alpha?, beta: beta? })
+    }
 }
 
 impl Layer for Activation {
@@ -42,15 +68,31 @@ impl Layer for Activation {
         chunk.map_steps(|xs| match self {
             Self::Unary(function) => ops::unary(&xs, *function),
             Self::Snake { alpha } => ops::snake(&xs, alpha),
+            Self::SnakeBeta { alpha, beta } => ops::snake_beta(&xs, alpha, beta),
+            Self::HalfSnake { alpha, slope } => half_snake(&xs, alpha, *slope),
         })
     }
+}
+
+fn half_snake(xs: &Tensor, alpha: &Tensor, slope: f32) -> Result<Tensor> {
+    let (n_channels, n_snakes) = (xs.dim(2)?, alpha.dim(0)?);
+    let Some(n_others) = n_channels.checked_sub(n_snakes) else {
+        return Err(Error::Shape {
+            name: "alpha".into(),
+            expected: vec![n_channels],
+            actual: vec![n_snakes],
+        });
+    };
+    let snakes = ops::snake(&xs.narrow(2, 0, n_snakes)?, alpha)?;
+    let others = ops::unary(&xs.narrow(2, n_snakes, n_others)?, Unary::LeakyRelu { slope })?;
+    Ok(Tensor::cat(&[snakes, others], 2)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::{assert_streams, assert_threads_agree, assert_trains};
     use super::*;
-    use crate::ops::testing::Rng;
+    use crate::ops::testing::{Rng, values};
 
     fn all(channels: usize, rng: &mut Rng) -> Vec<Activation> {
         vec![
@@ -59,6 +101,8 @@ mod tests {
             Activation::Unary(Unary::Gelu),
             Activation::Unary(Unary::LeakyRelu { slope: 0.2 }),
             Activation::snake(&(rng.tensor(&[1, channels, 1]) + 1.5).unwrap()).unwrap(),
+            Activation::snake_beta(&rng.tensor(&[channels]), &rng.tensor(&[channels])).unwrap(),
+            Activation::HalfSnake { alpha: (rng.tensor(&[channels / 2]) + 1.5).unwrap(), slope: 0.01 },
         ]
     }
 
@@ -90,6 +134,29 @@ mod tests {
             assert_trains(&mut rng, xs.clone(), &[], |_| Activation::Unary(function));
         }
         let alpha = (rng.tensor(&[3]) + 1.5).unwrap();
-        assert_trains(&mut rng, xs, &[alpha], |weights| Activation::snake(&weights[0]).unwrap());
+        assert_trains(&mut rng, xs.clone(), &[alpha], |weights| Activation::snake(&weights[0]).unwrap());
+        let logs = [rng.tensor(&[3]), rng.tensor(&[3])];
+        assert_trains(&mut rng, xs.clone(), &logs, |logs| {
+            Activation::snake_beta(&logs[0], &logs[1]).unwrap()
+        });
+        let alpha = (rng.tensor(&[2]) + 1.5).unwrap();
+        assert_trains(&mut rng, xs, &[alpha], |weights| Activation::HalfSnake {
+            alpha: weights[0].clone(),
+            slope: 0.2,
+        });
+    }
+
+    #[test]
+    fn half_of_a_snake_is_a_snake() {
+        let mut rng = Rng::new(4);
+        let (xs, alpha) = (rng.tensor(&[2, 5, 4]), (rng.tensor(&[3]) + 1.5).unwrap());
+        let ys = Activation::HalfSnake { alpha: alpha.clone(), slope: 0.5 }.forward(&xs).unwrap().unwrap();
+        let part = |xs: &Tensor, start: usize, n: usize| xs.narrow(2, start, n).unwrap();
+        let snakes = Activation::snake(&alpha).unwrap().forward(&part(&xs, 0, 3)).unwrap().unwrap();
+        assert_eq!(values(&part(&ys, 0, 3)), values(&snakes));
+        let last = values(&part(&xs, 3, 1)).into_iter().map(|x| if x > 0.0 { x } else { 0.5 * x });
+        assert_eq!(values(&part(&ys, 3, 1)), last.collect::<Vec<_>>());
+        let alphas = Activation::HalfSnake { alpha: rng.tensor(&[5]), slope: 0.5 };
+        assert!(matches!(alphas.forward(&xs), Err(Error::Shape { .. })));
     }
 }

@@ -17,10 +17,11 @@
 //! | [`FillBlocks`] | how much of a block has passed | zeros that complete the block |
 //! | [`WholeBlocks`] | steps of an unfinished block | nothing: a stream ends with a whole block |
 //! | [`Windows`] | steps of an unfinished window | the window that is not whole |
+//! | [`Oversampled`] | as [`Conv1d`], at either rate; a step of the doubled rate that waits for its turn | the remaining windows |
 //! | [`Noise`] | how many steps have passed | nothing |
 //! | [`GroupNorm`] | everything: its statistics need the whole segment | the normalised segment |
 //! | [`Attention`] | position; keys and values of the context, or the clip where it sees all of it | the clip's outputs |
-//! | [`Activation`], [`LayerNorm`], [`RmsNorm`], [`Linear`], [`ChannelScale`], [`Polar`] | none | nothing |
+//! | [`Activation`], [`LayerNorm`], [`RmsNorm`], [`Linear`], [`ChannelScale`], [`Polar`], [`SumGroups`] | none | nothing |
 //!
 //! # How a layer is written
 //! - `step` takes any number of steps, none included, and never looks at how they were cut.
@@ -36,11 +37,13 @@ mod attention;
 mod blocks;
 mod conv;
 mod conv_transpose;
+mod groups;
 mod istft;
 mod linear;
 mod lstm;
 mod noise;
 mod norm;
+mod oversampled;
 mod residual;
 mod sequence;
 mod steps;
@@ -56,11 +59,13 @@ pub use blocks::{FillBlocks, WholeBlocks};
 pub use codec_kernels::{Heads, Unary};
 pub use conv::{Conv1d, ConvSpec, ConvState, Fill, Padding};
 pub use conv_transpose::{ConvTranspose1d, ConvTransposeState};
+pub use groups::SumGroups;
 pub use istft::{Istft, IstftState, Polar};
 pub use linear::{ChannelScale, Linear};
 pub use lstm::{BiLstm, Lstm, LstmWeights};
 pub use noise::Noise;
 pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
+pub use oversampled::{DoubledState, Oversampled};
 pub use residual::{Identity, Residual, ResidualState};
 pub use sequence::{DynLayer, DynState};
 pub use steps::{Trim, TrimState};

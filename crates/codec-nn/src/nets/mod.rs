@@ -5,7 +5,7 @@ pub(crate) mod dacnet;
 mod groups;
 mod int8;
 pub(crate) mod mdct;
-mod numbered;
+pub(crate) mod numbered;
 pub(crate) mod seanet;
 pub(crate) mod streaming_graph;
 pub(crate) mod vocos;

@@ -43,15 +43,15 @@ impl Vocos {
     pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
         let dim = self.dim;
         let backbone = weights.pp("backbone");
-        let mut net = vec![DynLayer::new(self.conv(&backbone.pp("embed"), self.c_in, KERNEL)?)];
+        let mut net = vec![DynLayer::new(conv(&backbone.pp("embed"), self.c_in, dim, KERNEL)?)];
         let before = backbone.pp("pos_net");
         for place in 0..5 {
             net.push(match place {
                 2 => self.attention(&before.pp(place))?,
-                _ => self.residual_block(&before.pp(place))?,
+                _ => DynLayer::new(residual_block(&before.pp(place), dim)?),
             });
         }
-        net.push(DynLayer::new(self.group_norm(&before.pp(5))?));
+        net.push(DynLayer::new(group_norm(&before.pp(5), dim)?));
         net.push(DynLayer::new(self.layer_norm(&backbone.pp("norm"))?));
         let block = ConvNext {
             dim,
@@ -66,29 +66,15 @@ impl Vocos {
         }
         net.push(DynLayer::new(self.layer_norm(&backbone.pp("final_layer_norm"))?));
         let head = weights.pp("head");
-        net.push(DynLayer::new(linear(&head.pp("out"), dim, self.n_fft + 2)?));
-        net.push(DynLayer::new(Polar));
-        let hann = |i: usize| 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / self.n_fft as f64).cos();
-        let hann: Vec<f32> = (0..self.n_fft).map(|i| hann(i) as f32).collect();
-        let window = head.pp("istft").values_or("window", &hann)?;
-        let window = Tensor::from_vec(window, self.n_fft, weights.device())?;
-        net.push(DynLayer::new(Istft::new(&window, self.hop_length)?));
+        let window = head.pp("istft").values_or("window", &hann(self.n_fft))?;
+        net.extend(to_audio(&head.pp("out"), dim, window, self.hop_length)?);
         Ok(net)
-    }
-
-    fn residual_block(&self, weights: &Weights) -> Result<DynLayer> {
-        let part = |idx: usize| -> Result<(GroupNorm, Activation, Conv1d)> {
-            let norm = self.group_norm(&weights.pp(format!("norm{idx}")))?;
-            let conv = self.conv(&weights.pp(format!("conv{idx}")), self.dim, RESIDUAL_KERNEL)?;
-            Ok((norm, Activation::Unary(Unary::Silu), conv))
-        };
-        Ok(DynLayer::new(Residual::new((part(1)?, part(2)?))))
     }
 
     /// One head that sees the whole clip and no positions.
     fn attention(&self, weights: &Weights) -> Result<DynLayer> {
         let dim = self.dim;
-        let norm = self.group_norm(&weights.pp("norm"))?;
+        let norm = group_norm(&weights.pp("norm"), dim)?;
         let matrix =
             |name: &str| -> Result<Tensor> { Ok(weights.pp(name).get((dim, dim, 1), "weight")?.squeeze(2)?) };
         let bias = |name: &str| weights.pp(name).get(dim, "bias");
@@ -102,17 +88,6 @@ impl Vocos {
         Ok(DynLayer::new(Residual::new((norm, Attention::new(&weights, spec)?))))
     }
 
-    fn conv(&self, weights: &Weights, c_in: usize, kernel: usize) -> Result<Conv1d> {
-        let weight = weights.get((self.dim, c_in, kernel), "weight")?;
-        let spec = ConvSpec { padding: Padding::symmetric(kernel / 2), ..ConvSpec::default() };
-        Conv1d::new(&weight, Some(&weights.get(self.dim, "bias")?), spec)
-    }
-
-    fn group_norm(&self, weights: &Weights) -> Result<GroupNorm> {
-        let (gamma, beta) = (weights.get(self.dim, "weight")?, weights.get(self.dim, "bias")?);
-        GroupNorm::new(N_GROUPS, gamma, beta, NORM_EPSILON)
-    }
-
     /// A norm whose scale and shift are one of a table, or its own; of a table, the first.
     fn layer_norm(&self, weights: &Weights) -> Result<LayerNorm> {
         let dim = self.dim;
@@ -124,4 +99,51 @@ impl Vocos {
             |weights: &Weights| -> Result<Tensor> { Ok(weights.get((n_rows, dim), "weight")?.get(0)?) };
         LayerNorm::new(first(&scale)?, Some(first(&shift)?), NORM_EPSILON)
     }
+}
+
+/// Two normalized convolutions beside what they read; their group norms wait for the end of the clip.
+pub(crate) fn residual_block(
+    weights: &Weights,
+    dim: usize,
+) -> Result<Residual<(NormalizedConv, NormalizedConv)>> {
+    let part = |idx: usize| -> Result<NormalizedConv> {
+        let norm = group_norm(&weights.pp(format!("norm{idx}")), dim)?;
+        let conv = conv(&weights.pp(format!("conv{idx}")), dim, dim, RESIDUAL_KERNEL)?;
+        Ok((norm, Activation::Unary(Unary::Silu), conv))
+    };
+    Ok(Residual::new((part(1)?, part(2)?)))
+}
+
+/// One half of a residual block.
+pub(crate) type NormalizedConv = (GroupNorm, Activation, Conv1d);
+
+/// From channels to audio: magnitudes and phases, and an inverse Fourier transform of the window's length.
+pub(crate) fn to_audio(
+    weights: &Weights,
+    dim: usize,
+    window: Vec<f32>,
+    hop_length: usize,
+) -> Result<[DynLayer; 3]> {
+    let n_fft = window.len();
+    let spectrum = linear(weights, dim, n_fft + 2)?;
+    let window = Tensor::from_vec(window, n_fft, weights.device())?;
+    Ok([DynLayer::new(spectrum), DynLayer::new(Polar), DynLayer::new(Istft::new(&window, hop_length)?)])
+}
+
+/// The window that all heads have, of the period `n_fft`.
+pub(crate) fn hann(n_fft: usize) -> Vec<f32> {
+    let hann = |i: usize| 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / n_fft as f64).cos();
+    (0..n_fft).map(|i| hann(i) as f32).collect()
+}
+
+/// A convolution that keeps the number of steps.
+pub(crate) fn conv(weights: &Weights, c_in: usize, c_out: usize, kernel: usize) -> Result<Conv1d> {
+    let weight = weights.get((c_out, c_in, kernel), "weight")?;
+    let spec = ConvSpec { padding: Padding::symmetric(kernel / 2), ..ConvSpec::default() };
+    Conv1d::new(&weight, Some(&weights.get(c_out, "bias")?), spec)
+}
+
+fn group_norm(weights: &Weights, dim: usize) -> Result<GroupNorm> {
+    let (gamma, beta) = (weights.get(dim, "weight")?, weights.get(dim, "bias")?);
+    GroupNorm::new(N_GROUPS, gamma, beta, NORM_EPSILON)
 }

@@ -1,6 +1,6 @@
 //! Activations.
 
-use super::{expect_shape, flat, on_kernels, wrap};
+use super::{expect_shape, flat, on_kernels, vector_jacobian, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use codec_kernels::Unary;
@@ -63,6 +63,29 @@ pub(crate) fn snake(xs: &Tensor, alpha: &Tensor) -> Result<Tensor> {
 pub(crate) fn snake_plain(xs: &Tensor, alpha: &Tensor) -> Result<Tensor> {
     let wave = xs.broadcast_mul(alpha)?.sin()?.sqr()?;
     Ok((xs + wave.broadcast_div(&(alpha + SNAKE_EPSILON)?)?)?)
+}
+
+/// `x + sin(alpha x)^2 / (beta + 1e-9)`, one alpha and one beta per channel.
+///
+/// # Shapes
+/// `xs` `[batch, time, channels]`, `alpha` and `beta` `[channels]`.
+///
+/// # Source
+/// See [`codec_kernels::snake_beta`].
+pub(crate) fn snake_beta(xs: &Tensor, alpha: &Tensor, beta: &Tensor) -> Result<Tensor> {
+    let channels = &xs.dims()[xs.rank().saturating_sub(1)..];
+    expect_shape("alpha", alpha, channels)?;
+    expect_shape("beta", beta, channels)?;
+    if !on_kernels(xs)? {
+        return snake_beta_plain(xs, alpha, beta);
+    }
+    Ok(xs.contiguous()?.apply_op3(&alpha.contiguous()?, &beta.contiguous()?, SnakeBeta)?)
+}
+
+/// The same mathematics in candle operations, for any device.
+pub(crate) fn snake_beta_plain(xs: &Tensor, alpha: &Tensor, beta: &Tensor) -> Result<Tensor> {
+    let wave = xs.broadcast_mul(alpha)?.sin()?.sqr()?;
+    Ok((xs + wave.broadcast_div(&(beta + SNAKE_EPSILON)?)?)?)
 }
 
 struct UnaryOp {
@@ -171,5 +194,41 @@ impl CustomOp3 for SnakeGradient {
         codec_kernels::snake_gradient(xs, alpha, grad, for_xs, for_alpha).map_err(wrap)?;
         let n = out.len();
         Ok((CpuStorage::F32(out), Shape::from(n)))
+    }
+}
+
+struct SnakeBeta;
+
+impl CustomOp3 for SnakeBeta {
+    fn name(&self) -> &'static str {
+        "codec-snake-beta"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        alpha: &CpuStorage,
+        alpha_layout: &Layout,
+        beta: &CpuStorage,
+        beta_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (xs, alpha, beta) = (flat(xs, xs_layout)?, flat(alpha, alpha_layout)?, flat(beta, beta_layout)?);
+        let mut out = vec![0.0; xs.len()];
+        codec_kernels::snake_beta(xs, alpha, beta, &mut out).map_err(wrap)?;
+        Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        alpha: &Tensor,
+        beta: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let plain = |[xs, alpha, beta]: [&Tensor; 3]| snake_beta_plain(xs, alpha, beta);
+        let [for_xs, for_alpha, for_beta] = vector_jacobian([xs, alpha, beta], grad, plain)?;
+        Ok((for_xs, for_alpha, for_beta))
     }
 }

@@ -25,7 +25,7 @@ mod weight_norm;
 pub use attention::Sight;
 pub(crate) use attention::{Past, attend};
 pub(crate) use conv::Geometry;
-pub(crate) use elementwise::{snake, unary};
+pub(crate) use elementwise::{snake, snake_beta, unary};
 pub(crate) use filter::{Filter, Form};
 pub(crate) use linear::linear;
 pub(crate) use lstm::{Recurrent, lstm};

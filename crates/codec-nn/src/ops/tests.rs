@@ -169,6 +169,20 @@ fn snake_agrees_and_has_gradients() {
 }
 
 #[test]
+fn snake_with_two_weights_agrees_and_has_gradients() {
+    let mut rng = Rng::new(17);
+    let xs = (rng.tensor(&[2, 6, 4]) * 3.0).unwrap();
+    let weights = [rng.tensor(&[4]), rng.tensor(&[4])].map(|weight| (weight + 1.5).unwrap());
+    let [alpha, beta] = weights;
+    check_op(
+        &mut rng,
+        [xs, alpha, beta],
+        |[xs, alpha, beta]| elementwise::snake_beta(xs, alpha, beta),
+        |[xs, alpha, beta]| elementwise::snake_beta_plain(xs, alpha, beta),
+    );
+}
+
+#[test]
 fn norms_agree_and_have_gradients() {
     let mut rng = Rng::new(8);
     let xs = (rng.tensor(&[2, 5, 6]) + 0.3).unwrap();

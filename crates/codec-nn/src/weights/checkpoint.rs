@@ -1,6 +1,6 @@
 //! What lies at a path: weights with their configuration, or the parts of a TFLite codec.
 
-use super::{Dtype, Entry, Weights, torch};
+use super::{Dtype, Entry, Weights, nemo, torch};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use safetensors::SafeTensors;
@@ -18,7 +18,7 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 /// Names that weights have where a directory does not follow a convention.
-const WEIGHTS_EXTENSIONS: [&str; 6] = ["safetensors", "th", "pth", "pt", "bin", "ckpt"];
+const WEIGHTS_EXTENSIONS: [&str; 7] = ["safetensors", "th", "pth", "pt", "bin", "ckpt", "nemo"];
 /// Key of the configuration in the metadata of a safetensors file.
 const CONFIG_KEY: &str = "config";
 
@@ -287,11 +287,14 @@ pub(super) fn read_tensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
     if bytes.starts_with(torch::LEGACY_MAGIC) {
         return torch::read_legacy(bytes);
     }
+    if nemo::is_archive(bytes) {
+        return nemo::read(bytes);
+    }
     // A safetensors file starts with the length of its header, which is JSON.
     if bytes.get(8) == Some(&b'{') {
         return read_safetensors(bytes);
     }
-    let why = "neither safetensors nor a file of torch.save".to_owned();
+    let why = "neither safetensors nor a file of torch.save or NeMo".to_owned();
     Err(Error::Format { what: "weights", offset: 0, why })
 }
 

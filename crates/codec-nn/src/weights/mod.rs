@@ -1,11 +1,12 @@
 //! Checkpoints: a tree of named tensors, read strictly.
 //!
-//! What a file is, its bytes say, not its name: safetensors, the zip archive of `torch.save` and the
-//! older row of pickles are told apart by their first bytes. Pickles are read without executing
+//! What a file is, its bytes say, not its name: safetensors, the zip archive of `torch.save`, the
+//! older row of pickles and the archives of NeMo are told apart by their first bytes. Pickles are read without executing
 //! anything. A tensor that is missing is an error that names it, and [`Weights::finish`] names every
 //! tensor that the model never read.
 
 mod checkpoint;
+mod nemo;
 mod state_dict;
 mod torch;
 mod variables;
