@@ -235,10 +235,11 @@ impl Trainer {
         if !size.is_finite() {
             return Err(self.diverged("the size of the latents", size));
         }
-        let quantized = if self.step < self.config.quantizer.start {
-            QuantizerTrainer::bypass(&latents)?
-        } else {
+        let quantizes = self.step >= self.config.quantizer.start;
+        let quantized = if quantizes {
             self.quantizer.forward(&networks.quantizer, &latents, &n_codebooks)?
+        } else {
+            QuantizerTrainer::bypass(&latents)?
         };
         let decoded = forward(&networks.decoder, &quantized.latents)?;
         let n_samples = decoded.dim(1)?.min(target.dim(1)?);
@@ -257,7 +258,10 @@ impl Trainer {
         }
         let mut losses = values(&terms)?;
         losses.extend(judged.map(|loss| ("discriminator".to_owned(), loss)));
-        losses.insert("commitment".to_owned(), scalar(&quantized.commitment)?);
+        // A loss of nothing would make the first real one an explosion.
+        if quantizes {
+            losses.insert("commitment".to_owned(), scalar(&quantized.commitment)?);
+        }
         if let Some(codebook) = &quantized.codebook {
             losses.insert("codebook".to_owned(), scalar(codebook)?);
         }

@@ -102,6 +102,21 @@ const DAC: &str = r#"
     hidden_size = 16
 "#;
 
+const LAPPED: &str = r#"
+    model_type = "lapped"
+    sampling_rate = 16000
+    hop_length = 160
+    n_codebooks = 3
+    codebook_size = 32
+    beam = 3
+    latent_dim = 8
+    encoder = { n_blocks = 1, dim = 8, hidden = 16, kernel = 3 }
+    decoder = { n_blocks = 1, dim = 8, hidden = 16, kernel = 3 }
+"#;
+
+/// Where a run is killed, and for one of the models quantization starts.
+const KILLED: u64 = 7;
+
 /// Stops after some steps.
 struct StopAt(u64, u64);
 
@@ -126,25 +141,31 @@ fn bits(saved: &Saved) -> Result<Vec<(String, Vec<u32>)>> {
 
 #[test]
 fn a_run_that_is_killed_and_resumed_equals_one_that_was_not() -> Result {
-    for model in [ENCODEC, DAC] {
+    for model in [ENCODEC, DAC, LAPPED] {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("clips"))?;
         write_clips(&folder.path().join("clips"))?;
         let device = Device::Cpu;
-        let mut whole = Trainer::new(config(folder.path(), model, "")?, &device)?;
+        let mut config = config(folder.path(), model, "")?;
+        if model == LAPPED {
+            config.quantizer.start = KILLED;
+            config.loss.loudness = 0.5;
+            config.loss.intelligibility = 0.5;
+            config.data.crop_seconds = 0.5;
+        }
+        let mut whole = Trainer::new(config.clone(), &device)?;
         for _ in 0..12 {
             whole.advance()?;
         }
         let whole = whole.save()?;
 
-        let config = config(folder.path(), model, "")?;
         let mut first = Trainer::new(config.clone(), &device)?;
-        let outcome = run(&mut first, &device, &mut StopAt(7, 0))?;
+        let outcome = run(&mut first, &device, &mut StopAt(KILLED, 0))?;
         assert!(matches!(outcome, Outcome::Stopped(_)), "{outcome:?}");
         drop(first);
         // A process that dies after its checkpoint leaves steps behind that nobody may see.
         let saved = Saved::read(&config.output, &device)?;
-        assert_eq!(saved.state.step, 7);
+        assert_eq!(saved.state.step, KILLED);
         let mut lost = Trainer::resume(&saved, config.clone(), &device)?;
         lost.advance()?;
         drop(lost);

@@ -67,25 +67,14 @@ impl BeamRvq {
         xs: &[f32],
         codes: &mut [u32],
     ) -> Result<()> {
-        let n_frames = xs.len() / self.dim();
-        for (frame_idx, path) in self.search(scratch, n_codebooks, xs)?.iter().enumerate() {
-            for (stage_idx, &code) in path.iter().enumerate() {
-                codes[stage_idx * n_frames + frame_idx] = code;
-            }
-        }
-        Ok(())
-    }
-
-    /// The best path of each frame of a block.
-    fn search(&self, scratch: &mut Scratch, n_codebooks: usize, xs: &[f32]) -> Result<Vec<Vec<u32>>> {
         let dim = self.dim();
         let n_frames = xs.len() / dim;
-        let Scratch { residuals, extended, norms, best, vq } = scratch;
+        let Scratch { residuals, extended, norms, stages, vq } = scratch;
         grown(residuals, xs.len()).copy_from_slice(xs);
-        // Paths of each frame, best first, and how many there are.
-        let mut paths: Vec<Vec<u32>> = vec![Vec::new(); n_frames];
+        stages.resize_with(stages.len().max(n_codebooks), Vec::new);
+        // Paths of each frame, best first.
         let mut n_paths = 1;
-        for stage in self.rvq.stages().iter().take(n_codebooks) {
+        for (stage, best) in self.rvq.stages().iter().take(n_codebooks).zip(stages.iter_mut()) {
             let n_rows = n_frames * n_paths;
             let n_next = self.width.min(n_paths.saturating_mul(stage.codebook_size()));
             let residual = &residuals[..n_rows * dim];
@@ -98,21 +87,26 @@ impl BeamRvq {
                 let best = &mut best[frame_idx * n_next..][..n_next];
                 extend(best, distances, path_idx as u32, first_code);
             })?;
-            let mut next = Vec::with_capacity(n_frames * n_next);
             let rows = grown(extended, n_frames * n_next * dim).chunks_exact_mut(dim);
             for (i, (to, extension)) in rows.zip(best.iter()).enumerate() {
                 let row_idx = i / n_next * n_paths + extension.path_idx as usize;
                 let entry = &stage.codebook()[extension.code as usize * dim..][..dim];
                 let from = &residual[row_idx * dim..][..dim];
                 to.iter_mut().zip(from.iter().zip(entry)).for_each(|(to, (x, e))| *to = x - e);
-                let mut path = paths[row_idx].clone();
-                path.push(extension.code);
-                next.push(path);
             }
             std::mem::swap(residuals, extended);
-            (paths, n_paths) = (next, n_next);
+            n_paths = n_next;
         }
-        Ok(paths.into_iter().step_by(n_paths).collect())
+        // Back from the end of each frame's best path.
+        for frame_idx in 0..n_frames {
+            let mut path_idx = 0;
+            for (stage_idx, best) in stages[..n_codebooks].iter().enumerate().rev() {
+                let extension = best[frame_idx * (best.len() / n_frames) + path_idx];
+                codes[stage_idx * n_frames + frame_idx] = extension.code;
+                path_idx = extension.path_idx as usize;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -144,7 +138,8 @@ struct Scratch {
     /// The same after the next stage.
     extended: Vec<f32>,
     norms: Vec<f32>,
-    best: Vec<Extension>,
+    /// For every stage the paths that are kept, in order, frame by frame.
+    stages: Vec<Vec<Extension>>,
     vq: vq::Scratch,
 }
 

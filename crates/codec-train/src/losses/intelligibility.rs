@@ -5,7 +5,7 @@
 //! section II. Here at the audio's own rate instead of 10 kHz, and segments without speech are left out
 //! instead of frames.
 
-use super::mel::Band;
+use super::mel::{Band, matrix};
 use super::stft::Stft;
 use crate::error::{Error, Result};
 use candle_core::{D, Tensor};
@@ -65,19 +65,14 @@ impl Intelligibility {
     }
 
     fn of_spectra(&self, xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
-        let (n_signals, n_frames, n_bins, _) = xs.dims4()?;
+        let (_, n_frames, n_bins, _) = xs.dims4()?;
         if n_frames < SEGMENT {
             let why = format!("needs crops of {SEGMENT} frames and not {n_frames}");
             return Err(Error::config("loss.intelligibility", why));
         }
         let n_bands = self.bands.len();
-        let mut matrix = vec![0.0_f32; n_bins * n_bands];
-        for (band_idx, band) in self.bands.iter().enumerate() {
-            for bin in band.first..band.first + band.weights.len() {
-                matrix[bin * n_bands + band_idx] = 1.0;
-            }
-        }
-        let matrix = Tensor::from_vec(matrix, (n_bins, n_bands), xs.device())?.to_dtype(xs.dtype())?;
+        let bands: Vec<&Band> = self.bands.iter().collect();
+        let matrix = matrix(&bands, n_bins, xs.device(), xs.dtype())?;
         // `[n_signals, n_segments, n_bands, SEGMENT]`.
         let n_segments = n_frames - SEGMENT + 1;
         let segments = |xs: &Tensor| -> Result<Tensor> {
@@ -99,7 +94,6 @@ impl Intelligibility {
         let loudest = power.max_keepdim(1)?;
         let counts = power.broadcast_gt(&(loudest * QUIET)?)?.to_dtype(xs.dtype())?;
         let n = (counts.sum_all()? * n_bands as f64)?;
-        debug_assert_eq!(counts.dims(), [n_signals, n_segments, 1]);
         let mean = (correlation.broadcast_mul(&counts)?.sum_all()? / n)?;
         Ok(mean.affine(-1.0, 1.0)?)
     }

@@ -11,8 +11,8 @@
 //! filters and the norms over time are left out: the distance leads training where PESQ leads and is no
 //! substitute for it.
 
+use super::mel::{Band, matrix};
 use crate::error::{Error, Result};
-use crate::losses::mel::Band;
 use candle_core::{D, DType, Tensor};
 use realfft::num_complex::Complex32;
 
@@ -53,6 +53,15 @@ struct Hearing {
     threshold: f64,
     /// Loudness, sone per Bark, per unit of the bent ratio of power and threshold.
     scale: f64,
+}
+
+/// Buffers of [`Ear::frame`].
+#[derive(Default)]
+pub(crate) struct Hearings {
+    /// Of each band the slopes of the two disturbances by its power.
+    heard: Vec<[f64; 2]>,
+    /// Of each bin that of both by its power.
+    slopes: Vec<f32>,
 }
 
 impl Hearing {
@@ -111,14 +120,15 @@ impl Ear {
         xs: &mut [Complex32],
         ys: &[Complex32],
         gain: f64,
-        slopes: &mut Vec<f32>,
+        memory: &mut Hearings,
     ) -> f64 {
         let step = self.width / self.bands.len() as f64;
         let power = |spectrum: &[Complex32], band: &Hearing| -> f64 {
             let pairs = spectrum[band.bins.first..].iter().zip(&band.bins.weights);
             gain * pairs.map(|(x, w)| f64::from(x.norm_sqr() * w)).sum::<f64>()
         };
-        let mut heard = Vec::with_capacity(self.bands.len());
+        let Hearings { heard, slopes } = memory;
+        heard.clear();
         let (mut squares, mut asymmetric) = (ROOT_FLOOR, 0.0);
         for band in &self.bands {
             let (px, py) = (power(xs, band), power(ys, band));
@@ -126,7 +136,7 @@ impl Ear {
             let difference = lx - ly;
             let beyond = difference.abs() - DEADZONE * lx.min(ly).max(0.0);
             if beyond <= 0.0 {
-                heard.push([0.0; 3]);
+                heard.push([0.0; 2]);
                 continue;
             }
             // Of what is heard, by the loudness of the decoded audio.
@@ -139,15 +149,12 @@ impl Ear {
             squares += beyond * beyond;
             asymmetric += beyond * factor;
             let of_asymmetric = by_loudness * slope * factor + beyond * factor_slope;
-            heard.push([beyond * by_loudness * slope, of_asymmetric, 1.0]);
+            heard.push([beyond * by_loudness * slope, of_asymmetric]);
         }
         let root = (squares * step * self.width).sqrt();
         slopes.clear();
         slopes.resize(xs.len(), 0.0);
-        for (band, [of_squares, of_asymmetric, is_heard]) in self.bands.iter().zip(heard) {
-            if is_heard == 0.0 {
-                continue;
-            }
+        for (band, [of_squares, of_asymmetric]) in self.bands.iter().zip(heard.iter()) {
             let by_power =
                 SYMMETRIC * of_squares * step * self.width / root + ASYMMETRIC * step * of_asymmetric;
             let by_power = (2.0 * gain * by_power) as f32;
@@ -167,13 +174,8 @@ impl Ear {
     /// `[n_signals, 1, 1]`.
     pub(crate) fn plain(&self, xs: &Tensor, ys: &Tensor, gain: &Tensor) -> Result<Tensor> {
         let (device, dtype, n_bands) = (xs.device(), xs.dtype(), self.bands.len());
-        let mut matrix = vec![0.0_f32; self.n_bins * n_bands];
-        for (band_idx, band) in self.bands.iter().enumerate() {
-            for (i, &weight) in band.bins.weights.iter().enumerate() {
-                matrix[(band.bins.first + i) * n_bands + band_idx] = weight;
-            }
-        }
-        let matrix = Tensor::from_vec(matrix, (self.n_bins, n_bands), device)?.to_dtype(dtype)?;
+        let bins: Vec<&Band> = self.bands.iter().map(|band| &band.bins).collect();
+        let matrix = matrix(&bins, self.n_bins, device, dtype)?;
         let row = |f: fn(&Hearing) -> f64| -> Result<Tensor> {
             Ok(Tensor::from_iter(self.bands.iter().map(f), device)?.to_dtype(dtype)?)
         };
@@ -273,7 +275,7 @@ mod tests {
         let spectrum = |scale: f32| vec![Complex32::new(scale, 0.0); ear.n_bins];
         let disturbance = |scale: f32| {
             let gain = 10_f64.powf(0.1 * LEVEL);
-            ear.frame(&mut spectrum(scale), &spectrum(1.0), gain, &mut Vec::new())
+            ear.frame(&mut spectrum(scale), &spectrum(1.0), gain, &mut Hearings::default())
         };
         assert!(disturbance(1.2).abs() < 1e-9);
         assert!(disturbance(4.0) > 3.0 * disturbance(0.25), "{} {}", disturbance(4.0), disturbance(0.25));

@@ -21,6 +21,18 @@ pub(crate) struct Band {
     pub(crate) weights: Vec<f32>,
 }
 
+/// Bands as a matrix, `[n_bins, n_bands]`.
+pub(crate) fn matrix(bands: &[&Band], n_bins: usize, device: &Device, dtype: DType) -> Result<Tensor> {
+    let n_bands = bands.len();
+    let mut matrix = vec![0.0_f32; n_bins * n_bands];
+    for (band_idx, band) in bands.iter().enumerate() {
+        for (i, &weight) in band.weights.iter().enumerate() {
+            matrix[(band.first + i) * n_bands + band_idx] = weight;
+        }
+    }
+    Ok(Tensor::from_vec(matrix, (n_bins, n_bands), device)?.to_dtype(dtype)?)
+}
+
 impl MelBands {
     /// `n_bands` bands from 0 to half of `sample_rate`, over the bins of a window.
     ///
@@ -59,14 +71,7 @@ impl MelBands {
 
     /// `[n_bins, n_bands]`.
     pub(crate) fn matrix(&self, device: &Device, dtype: DType) -> Result<Tensor> {
-        let n_bands = self.n_bands();
-        let mut matrix = vec![0.0_f32; self.n_bins * n_bands];
-        for (band_idx, band) in self.bands.iter().enumerate() {
-            for (i, &weight) in band.weights.iter().enumerate() {
-                matrix[(band.first + i) * n_bands + band_idx] = weight;
-            }
-        }
-        Ok(Tensor::from_vec(matrix, (self.n_bins, n_bands), device)?.to_dtype(dtype)?)
+        matrix(&self.bands.iter().collect::<Vec<_>>(), self.n_bins, device, dtype)
     }
 }
 

@@ -71,30 +71,32 @@ impl AudioLosses {
             let stft = Stft::new(window, window / 4, Stft::unit_gain(window))?;
             Ok(SpectralLoss::new(stft, SpectralDistance::Compressed(config.compression)))
         };
-        let loudness = |window: usize| -> Result<SpectralLoss> {
+        let loudness = || -> Result<SpectralLoss> {
+            // About 32 ms, PESQ's window.
+            let window = (sample_rate as usize / 32).next_power_of_two();
             let stft = Stft::new(window, window / 4, Stft::unit_gain(window))?;
             let ear = Arc::new(Ear::new(sample_rate, window)?);
             Ok(SpectralLoss::new(stft, SpectralDistance::Loudness(ear)))
         };
-        let loudness = match config.loudness {
-            0.0 => Vec::new(),
-            // About 32 ms, PESQ's window.
-            _ => vec![loudness((sample_rate as usize / 32).next_power_of_two())?],
-        };
-        let windows = config.windows.iter();
-        let mel = windows.clone().zip(&config.mel_bands).map(mel).collect::<Result<_>>()?;
-        let stft = windows.map(compressed).collect::<Result<_>>()?;
-        let intelligibility = Box::new(Intelligibility::new(sample_rate)?);
-        let all = [
-            ("waveform", config.waveform, Kind::Waveform),
-            ("mel", config.mel, Kind::Spectral(mel)),
-            ("stft", config.stft, Kind::Spectral(stft)),
-            ("loudness", config.loudness, Kind::Spectral(loudness)),
-            ("intelligibility", config.intelligibility, Kind::Intelligibility(intelligibility)),
-            ("si_sdr", config.si_sdr, Kind::SiSdr),
+        let windows = || config.windows.iter();
+        // A loss that nobody asked for may not suit the rate.
+        let all: [(_, _, &dyn Fn() -> Result<Kind>); 6] = [
+            ("waveform", config.waveform, &|| Ok(Kind::Waveform)),
+            ("mel", config.mel, &|| {
+                Ok(Kind::Spectral(windows().zip(&config.mel_bands).map(mel).collect::<Result<_>>()?))
+            }),
+            ("stft", config.stft, &|| Ok(Kind::Spectral(windows().map(compressed).collect::<Result<_>>()?))),
+            ("loudness", config.loudness, &|| Ok(Kind::Spectral(vec![loudness()?]))),
+            ("intelligibility", config.intelligibility, &|| {
+                Ok(Kind::Intelligibility(Box::new(Intelligibility::new(sample_rate)?)))
+            }),
+            ("si_sdr", config.si_sdr, &|| Ok(Kind::SiSdr)),
         ];
         let used = all.into_iter().filter(|(_, weight, _)| *weight != 0.0);
-        Ok(Self { terms: used.map(|(name, weight, kind)| Term { name, weight, kind }).collect() })
+        let term = |(name, weight, kind): (_, _, &dyn Fn() -> Result<Kind>)| -> Result<Term> {
+            Ok(Term { name, weight, kind: kind()? })
+        };
+        Ok(Self { terms: used.map(term).collect::<Result<_>>()? })
     }
 
     /// All losses of `decoded` against `target`.

@@ -2,7 +2,7 @@
 //!
 //! On the CPU value and gradient come from one pass over the frames; elsewhere from candle operations.
 
-use super::loudness::Ear;
+use super::loudness::{Ear, Hearings};
 use super::mel::MelBands;
 use super::stft::{Stft, flat};
 use crate::error::Result;
@@ -114,7 +114,7 @@ impl SpectralLoss {
                 }
                 total
             }
-            SpectralDistance::Loudness(ear) => ear.frame(xs, ys, gain, &mut memory.slopes),
+            SpectralDistance::Loudness(ear) => ear.frame(xs, ys, gain, &mut memory.hearings),
         }
     }
 
@@ -161,16 +161,17 @@ impl SpectralLoss {
     }
 }
 
-/// Buffers of [`log_mel_frame`].
+/// Buffers of one frame.
 #[derive(Default)]
 struct Memory {
     magnitudes: Vec<f32>,
     targets: Vec<f32>,
     slopes: Vec<f32>,
+    hearings: Hearings,
 }
 
 fn log_mel_frame(bands: &MelBands, xs: &mut [Complex32], ys: &[Complex32], memory: &mut Memory) -> f64 {
-    let Memory { magnitudes, targets, slopes } = memory;
+    let Memory { magnitudes, targets, slopes, .. } = memory;
     magnitudes.clear();
     magnitudes.extend(xs.iter().map(|x| x.norm_sqr().sqrt()));
     targets.clear();
