@@ -61,8 +61,7 @@ pub(crate) fn snake(xs: &Tensor, alpha: &Tensor) -> Result<Tensor> {
 
 /// The same mathematics in candle operations, for any device.
 pub(crate) fn snake_plain(xs: &Tensor, alpha: &Tensor) -> Result<Tensor> {
-    let wave = xs.broadcast_mul(alpha)?.sin()?.sqr()?;
-    Ok((xs + wave.broadcast_div(&(alpha + SNAKE_EPSILON)?)?)?)
+    snake_beta_plain(xs, alpha, alpha)
 }
 
 /// `x + sin(alpha x)^2 / (beta + 1e-9)`, one alpha and one beta per channel.
