@@ -86,16 +86,27 @@ class Lapped(nn.Module):
         self.quantizer = nn.ModuleList(stages)
         self.cosines, self.sines = basis(hop, torch.cos), basis(hop, torch.sin)
 
+    def encode(self, clips: torch.Tensor) -> torch.Tensor:
+        """`[batch, n_frames, latent_dim]` of `[batch, n_samples]`."""
+        hop = self.hop_length
+        n_samples = clips.shape[1]
+        n_frames = -(-n_samples // hop)
+        padded = functional.pad(clips, (0, (n_frames + 1) * hop - n_samples))
+        frames = padded.unfold(1, 2 * hop, hop)
+        spectra = torch.cat([frames @ self.cosines.T, frames @ self.sines.T], dim=2)
+        return self.encoder(spectra / (spectra.square() + ROOT_FLOOR**2) ** 0.25)
+
+    def synthesize(self, latents: torch.Tensor) -> torch.Tensor:
+        """`[batch, n_samples]` of `[batch, n_frames, latent_dim]`."""
+        ys = self.decoder(latents)
+        spectra = ys * (ys.square() + SQUARE_FLOOR**2).sqrt()
+        head, tail = (spectra @ self.cosines).split(self.hop_length, dim=2)
+        return (head + functional.pad(tail[:, :-1], (0, 0, 1, 0))).flatten(1)
+
     @torch.no_grad()
     def latents(self, clip: torch.Tensor) -> torch.Tensor:
         """`[n_frames, latent_dim]` of `[n_samples]`."""
-        hop = self.hop_length
-        n_frames = -(-clip.numel() // hop)
-        padded = functional.pad(clip, (0, (n_frames + 1) * hop - clip.numel()))
-        frames = padded.unfold(0, 2 * hop, hop)
-        spectra = torch.cat([frames @ self.cosines.T, frames @ self.sines.T], dim=1)
-        roots = spectra / (spectra.square() + ROOT_FLOOR**2) ** 0.25
-        return self.encoder(roots[None])[0]
+        return self.encode(clip[None])[0]
 
     @torch.no_grad()
     def quantize(self, latents: torch.Tensor, n_codebooks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,12 +141,7 @@ class Lapped(nn.Module):
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """`[n_samples]` of `[n_codebooks, n_frames]`."""
         latents = sum(stage.codebook[row] for stage, row in zip(self.quantizer, codes))
-        ys = self.decoder(latents[None])[0]
-        spectra = ys * (ys.square() + SQUARE_FLOOR**2).sqrt()
-        frames = spectra @ self.cosines
-        head, tail = frames[:, : self.hop_length], frames[:, self.hop_length :]
-        head[1:] += tail[:-1]
-        return head.flatten()
+        return self.synthesize(latents[None])[0]
 
 
 @torch.no_grad()

@@ -13,8 +13,10 @@ import pathlib
 import subprocess
 import tempfile
 import time
+import tomllib
 
 import torch
+from lapped_models import Lapped
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -37,11 +39,13 @@ def models():
     }
     reference = DacModel(DacConfig(**{k: v for k, v in config.items() if k != "model_type"}))
     yield "dac, half as wide", config, reference.encoder, reference.decoder
+    config = tomllib.loads((ROOT / "models/codec-16khz/train.toml").read_text())["model"]["config"]
+    reference = Lapped(config)
+    yield "codec-16khz", config, lambda clips: reference.encode(clips[:, 0]), reference.synthesize
 
 
 def theirs(encoder, decoder, rate, args):
     x = torch.sin(torch.arange(args.batch * int(rate * args.seconds)) * 0.05).view(args.batch, 1, -1)
-    encoder.train(), decoder.train()
     begin = time.perf_counter()
     decoder(encoder(x)).square().mean().backward()
     return 1e3 * (time.perf_counter() - begin)
