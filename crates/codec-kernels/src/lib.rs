@@ -49,6 +49,7 @@ mod elementwise;
 mod error;
 mod gaussian;
 mod gemm;
+mod heap;
 mod lstm;
 mod norm;
 mod pool;
@@ -65,6 +66,7 @@ pub use elementwise::{Unary, snake, snake_beta, snake_gradient, unary, unary_gra
 pub use error::{Error, Result};
 pub use gaussian::gaussian;
 pub use gemm::{PackedMatrix, Rows, Start, gemm, gemm_transposed};
+pub use heap::keep_freed_memory;
 pub use lstm::{LstmGradient, LstmRun, lstm_cell, lstm_gradient, lstm_sequence};
 pub use norm::{group_norm, layer_norm, layer_norm_gradient, rms_norm};
 pub use reduce::{argmax, argmin, softmax, squared_norms};

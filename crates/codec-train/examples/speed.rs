@@ -12,6 +12,7 @@ use std::time::Instant;
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {
+    codec_kernels::keep_freed_memory();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [config, batch, seconds, rounds] = args.as_slice() else {
         return Err("speed CONFIG.json BATCH SECONDS ROUNDS".into());

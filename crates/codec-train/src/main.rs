@@ -183,6 +183,7 @@ fn clear(output: &Path, overwrite: bool) -> Result<()> {
 }
 
 fn train(mut trainer: Trainer, device: &Device) -> Result<ExitCode> {
+    codec_kernels::keep_freed_memory();
     let mut watch = Terminal::new(&trainer);
     eprintln!("{} clips; log and page in {}", trainer.library().n_clips(), trainer.config().output.display());
     let outcome = run(&mut trainer, device, &mut watch);

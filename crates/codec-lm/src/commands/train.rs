@@ -194,6 +194,7 @@ fn read(config: &RunConfig, global: &Global) -> Result<(Corpus, Option<Corpus>)>
 }
 
 fn go(mut trainer: Trainer, global: &Global) -> Result<ExitCode> {
+    codec_kernels::keep_freed_memory();
     let [trained, held] = trainer.n_frames();
     let folder = trainer.config().output.display().to_string();
     global.note(&format!("{trained} frames to train on, {held} to judge by; log and page in {folder}"));

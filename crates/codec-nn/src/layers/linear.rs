@@ -61,10 +61,7 @@ impl Layer for ChannelScale {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        chunk.map_steps(|xs| {
-            ops::expect_channels("input", &xs, self.scale.elem_count())?;
-            Ok(xs.broadcast_mul(&self.scale)?)
-        })
+        chunk.map_steps(|xs| ops::channel_scale(&xs, &self.scale))
     }
 }
 

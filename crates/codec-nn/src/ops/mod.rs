@@ -16,6 +16,7 @@ mod linear;
 mod lstm;
 mod norm;
 mod rotary;
+mod scale;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub(crate) use linear::linear;
 pub(crate) use lstm::{Recurrent, lstm};
 pub(crate) use norm::{group_norm, layer_norm, rms_norm};
 pub(crate) use rotary::rotate;
+pub(crate) use scale::channel_scale;
 pub(crate) use weight_norm::{fold as fold_weight_norm, weight_norm};
 
 use crate::{Error, Result};
