@@ -270,9 +270,14 @@ impl Weights {
         if let (Some(gain_rows), Some(&rows)) = (gain_shape.first_mut(), shape.dims().first()) {
             *gain_rows = rows;
         }
-        if self.variables.is_some() {
+        if let Some(variables) = &self.variables {
             let direction = self.get(shape, direction_name)?;
-            return ops::weight_norm(&direction, &self.get(gain_shape, gain_name)?);
+            // A new weight starts as it would without normalization.
+            let stored = || match self.contains_stored(gain_name) {
+                true => Some(self.stored(&gain_shape, gain_name)),
+                false => variables.are_seeded().then(|| ops::row_norms(&direction)),
+            };
+            return ops::weight_norm(&direction, &variables.get(&gain_shape, &self.path(gain_name), stored)?);
         }
         let gains = self.values(&gain_shape, gain_name)?;
         let mut weight = self.values(shape.dims(), direction_name)?;

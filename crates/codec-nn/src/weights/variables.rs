@@ -39,8 +39,8 @@ impl Variables {
     ///
     /// What a new tensor holds follows from its name and shape as PyTorch would start it: weights are
     /// uniform within `1 / sqrt(fan in)`, biases zero, gains of norms and the alphas of Snake one,
-    /// codebooks normal, matrices beside a network the identity. Convolutions get weight normalization. The numbers depend on the seed and the
-    /// tensor's name alone.
+    /// codebooks normal, matrices beside a network the identity. Convolutions get weight normalization,
+    /// with the norms of their weights as gains. The numbers depend on the seed and the tensor's name alone.
     pub fn seeded(device: &Device, seed: u64) -> Self {
         Self { seed: Some(seed), ..Self::new(device) }
     }
@@ -154,7 +154,6 @@ fn initial(shape: &[usize], name: &str, seed: u64) -> Result<Vec<f32>> {
         "alpha" | "gamma" | "cluster_usage" => vec![1.0; n],
         // LayerScale: a block starts near the identity.
         "scale" => vec![0.01; n],
-        _ if last == "original0" || last.ends_with("weight_g") => vec![1.0; n],
         _ if is_matrix && (last.starts_with("weight") || last == "original1") => {
             let bound = 1.0 / (fan_in as f32).sqrt();
             (0..n).map(|_| bound * rng.uniform()).collect()
@@ -244,6 +243,15 @@ mod tests {
         let codebook = values(1, "vq.embed");
         let variance = codebook.iter().map(|x| x * x).sum::<f32>() / codebook.len() as f32;
         assert!((variance - 1.0).abs() < 0.05, "{variance}");
+    }
+
+    #[test]
+    fn a_new_convolution_starts_as_if_it_were_not_normalized() {
+        let variables = Variables::seeded(&Device::Cpu, 1);
+        let weight = empty().trained(&variables).conv_weight((64, 25, 4), "weight").unwrap();
+        let direction = variables.all()["parametrizations.weight.original1"].as_detached_tensor();
+        let differences = (weight - direction).unwrap().abs().unwrap().flatten_all().unwrap();
+        assert!(differences.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-7);
     }
 
     #[test]
