@@ -86,6 +86,21 @@ fn audio_carries_on_for_prompts_of_any_rate_and_length() {
 }
 
 #[test]
+fn audio_carries_on_for_prompts_of_any_format_with_the_embedded_models() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["chirp.mp3", "chirp.flac", "chirp.ogg", "chirp.opus", "chirp.m4a"] {
+        let prompt = root().join("crates/codec-io/tests/data").join(name);
+        let output = folder.path().join(name).with_extension("wav");
+        let mut command = program();
+        command.env_remove("CODEC_MODEL").arg("continue").arg(&prompt).args(["--seconds", "0.5", "-o"]);
+        command.arg(&output).assert().success();
+        let audio = read(&output);
+        assert_eq!(audio.spec(), AudioSpec { sample_rate: 16_000, channels: 1 }, "{name}");
+        assert!(audio.seconds() == 0.5 && audio.channels().flatten().any(|x| x.abs() > 0.01), "{name}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_audio_streamed_or_not_for_any_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let prompt = folder.path().join("prompt.wav");
