@@ -100,33 +100,39 @@ impl PackedMatrix {
         self.n
     }
 
-    fn pack(k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Self {
-        let mut data = Vec::with_capacity(k * n.next_multiple_of(HALF_PANEL));
+    fn pack(k: usize, n: usize, at: impl Fn(usize, usize) -> f32 + Sync) -> Self {
         if n <= NARROW {
-            for column in 0..n {
-                data.extend((0..k).map(|row| at(row, column)));
-            }
-        } else {
-            for first in (0..n).step_by(PANEL) {
-                let columns = first..first + panel_width(n - first);
-                for row in 0..k {
-                    data.extend(columns.clone().map(|c| if c < n { at(row, c) } else { 0.0 }));
-                }
-            }
+            let places = (0..n).flat_map(|column| (0..k).map(move |row| (row, column)));
+            return Self { k, n, narrow: true, data: places.map(|(row, column)| at(row, column)).collect() };
         }
-        Self { k, n, narrow: n <= NARROW, data }
+        Self::in_panels(k, n, |columns, row, out| {
+            for (column, out) in columns.zip(out) {
+                *out = at(row, column);
+            }
+        })
     }
 
     /// Copies whole stretches of rows.
     fn pack_panels(weights: &[f32], k: usize, n: usize) -> Self {
-        let mut data = Vec::with_capacity(k * n.next_multiple_of(HALF_PANEL));
-        for first in (0..n).step_by(PANEL) {
+        Self::in_panels(k, n, |columns, row, out| {
+            out[..columns.len()].copy_from_slice(&weights[row * n..][columns]);
+        })
+    }
+
+    /// Calls `fill(columns, row, out)` for each row of each panel; `out` may be wider than `columns`.
+    fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Self {
+        let mut data = vec![0.0; k * n.next_multiple_of(HALF_PANEL)];
+        let fill = |(panel_idx, panel): (usize, &mut [f32])| {
+            let first = panel_idx * PANEL;
             let width = panel_width(n - first);
-            let n_columns = width.min(n - first);
-            for row in weights.chunks_exact(n) {
-                data.extend_from_slice(&row[first..first + n_columns]);
-                data.extend_from_slice(&[0.0; PANEL][..width - n_columns]);
+            for (row, out) in panel.chunks_exact_mut(width).enumerate() {
+                fill(first..n.min(first + width), row, out);
             }
+        };
+        let panel_len = (k * PANEL).max(1);
+        match pool::threads_for(data.len(), pool::GRAIN) {
+            0 | 1 => data.chunks_mut(panel_len).enumerate().for_each(fill),
+            _ => data.par_chunks_mut(panel_len).enumerate().for_each(fill),
         }
         Self { k, n, narrow: false, data }
     }
