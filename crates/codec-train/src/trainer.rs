@@ -23,7 +23,7 @@ use std::time::Instant;
 /// A loss that grows to this many times its smoothed value has exploded.
 const EXPLOSION: f64 = 100.0;
 /// Keeps a loss near zero from exploding by chance.
-const EXPLOSION_FLOOR: f64 = 0.1;
+const EXPLOSION_FLOOR: f64 = 1.0;
 /// Share of the past in the smoothed losses.
 const SMOOTHING: f64 = 0.98;
 /// Added to the loudness by which a segment is divided, as in the codec.
@@ -352,7 +352,8 @@ impl Trainer {
     fn check_losses(&self, losses: &BTreeMap<String, f64>) -> Result<()> {
         for (name, &value) in losses {
             let usual = self.smoothed.get(name).map_or(f64::INFINITY, |x| x.abs().max(EXPLOSION_FLOOR));
-            if !value.is_finite() || value.abs() > EXPLOSION * usual {
+            // A negative loss, such as SI-SDR's, only gets better.
+            if !value.is_finite() || value > EXPLOSION * usual {
                 return Err(self.diverged(&format!("the loss `{name}`"), value));
             }
         }

@@ -27,6 +27,9 @@ const HEAD_DIM: usize = 64;
 const ROTARY_BASE: f64 = 10_000.0;
 /// PyTorch's default, which the reference leaves in place.
 const LAYER_NORM_EPSILON: f32 = 1e-5;
+/// The gain of new convolutions, that of PyTorch's start, `1 / sqrt(3)`: with three residual units at each rate
+/// and Snake, which only adds, what passes would grow a hundredfold with one.
+const NEW_GAIN: f32 = 0.577_350_26;
 /// Seed of the noise in the first block of a decoder; the others count on from it.
 const NOISE_SEED: u64 = 0x534e_4143;
 /// Beyond this a configuration is not a codec's but a mistake or an attack.
@@ -125,7 +128,7 @@ impl Dacnet {
     /// `[batch, n_samples, 1]` to `[batch, n_frames, latent_dim]`, in blocks of `block` frames; zeros
     /// complete the last one.
     pub(crate) fn encoder(&self, weights: &Weights, block: usize) -> Result<Vec<DynLayer>> {
-        let mut net = Numbered::new(&weights.pp("encoder.block"));
+        let mut net = Numbered::new(&weights.pp("encoder.block").with_new_gain(NEW_GAIN));
         let mut width = self.encoder_dim;
         net.push(conv(&net.weights(), 1, width, KERNEL, 1)?);
         for &rate in &self.encoder_rates {
@@ -157,7 +160,7 @@ impl Dacnet {
 
     /// `[batch, n_frames, latent_dim]` to `[batch, n_samples, 1]`, in -1..=1.
     pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
-        let mut net = Numbered::new(&weights.pp("decoder.model"));
+        let mut net = Numbered::new(&weights.pp("decoder.model").with_new_gain(NEW_GAIN));
         let mut width = self.decoder_dim;
         if let Kind::Snac { depthwise: true, .. } = self.kind {
             net.push(self.windowed(&net.weights(), self.latent_dim, 1)?);
@@ -194,7 +197,7 @@ impl Dacnet {
             Ok(LinearNet { weight, bias: Some(weights.get(n_out, "bias")?) })
         };
         let stage = |(codebook_idx, &stride): (usize, &u32)| -> Result<StageNet> {
-            let weights = weights.pp("quantizer.quantizers").pp(codebook_idx);
+            let weights = weights.pp("quantizer.quantizers").pp(codebook_idx).with_new_gain(NEW_GAIN);
             let codebook = weights.get((codebook_size, codebook_dim), "codebook.weight")?;
             let input = linear(&weights.pp("in_proj"), latent_dim, codebook_dim)?;
             let output = linear(&weights.pp("out_proj"), codebook_dim, latent_dim)?;

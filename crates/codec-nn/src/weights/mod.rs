@@ -45,6 +45,8 @@ pub struct Weights {
     prefix: String,
     /// What is handed out instead of tensors while a model trains.
     variables: Option<Variables>,
+    /// The gain of a new normalized weight.
+    new_gain: f32,
 }
 
 #[derive(Debug)]
@@ -93,13 +95,21 @@ impl Weights {
 
     fn new(entries: BTreeMap<String, Entry>, device: &Device) -> Self {
         let shared = Shared { entries, read: Mutex::default(), device: device.clone() };
-        Self { shared: Arc::new(shared), prefix: String::new(), variables: None }
+        Self { shared: Arc::new(shared), prefix: String::new(), variables: None, new_gain: 1.0 }
     }
 
     /// The directory `name` below this one ("push prefix").
     pub fn pp(&self, name: impl Display) -> Self {
         let prefix = format!("{}{name}.", self.prefix);
-        Self { shared: Arc::clone(&self.shared), prefix, variables: self.variables.clone() }
+        Self { shared: Arc::clone(&self.shared), prefix, ..self.clone() }
+    }
+
+    /// The same tensors, for a network whose new normalized weights start with this gain instead of one.
+    ///
+    /// With one a convolution keeps the size of what it sees.
+    #[must_use]
+    pub fn with_new_gain(&self, gain: f32) -> Self {
+        Self { new_gain: gain, ..self.clone() }
     }
 
     /// The same tensors under other names; `rename` sees whole names.
@@ -272,10 +282,9 @@ impl Weights {
         }
         if let Some(variables) = &self.variables {
             let direction = self.get(shape, direction_name)?;
-            // A new weight starts as it would without normalization.
             let stored = || match self.contains_stored(gain_name) {
                 true => Some(self.stored(&gain_shape, gain_name)),
-                false => variables.are_seeded().then(|| ops::row_norms(&direction)),
+                false => variables.are_seeded().then(|| Ok(vec![self.new_gain; gain_shape.iter().product()])),
             };
             return ops::weight_norm(&direction, &variables.get(&gain_shape, &self.path(gain_name), stored)?);
         }

@@ -39,8 +39,9 @@ impl Variables {
     ///
     /// What a new tensor holds follows from its name and shape as PyTorch would start it: weights are
     /// uniform within `1 / sqrt(fan in)`, biases zero, gains of norms and the alphas of Snake one,
-    /// codebooks normal, matrices beside a network the identity. Convolutions get weight normalization,
-    /// with the norms of their weights as gains. The numbers depend on the seed and the tensor's name alone.
+    /// codebooks normal, matrices beside a network the identity. Convolutions get weight normalization and
+    /// a gain of one, which keeps the size of what they see; see also [`Weights::with_new_gain`]. The numbers
+    /// depend on the seed and the tensor's name alone.
     pub fn seeded(device: &Device, seed: u64) -> Self {
         Self { seed: Some(seed), ..Self::new(device) }
     }
@@ -246,12 +247,18 @@ mod tests {
     }
 
     #[test]
-    fn a_new_convolution_starts_as_if_it_were_not_normalized() {
+    fn new_convolutions_have_the_gain_of_their_network() {
         let variables = Variables::seeded(&Device::Cpu, 1);
-        let weight = empty().trained(&variables).conv_weight((64, 25, 4), "weight").unwrap();
-        let direction = variables.all()["parametrizations.weight.original1"].as_detached_tensor();
-        let differences = (weight - direction).unwrap().abs().unwrap().flatten_all().unwrap();
-        assert!(differences.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-7);
+        let weights = empty().trained(&variables);
+        let norm = |weights: &Weights| {
+            let weight = weights.conv_weight((64, 25, 4), "weight").unwrap();
+            let norms = weight.flatten_from(1).unwrap().sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+            norms.mean_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        assert!((norm(&weights.pp("a")) - 1.0).abs() < 1e-6);
+        assert!((norm(&weights.with_new_gain(0.5).pp("b")) - 0.5).abs() < 1e-6);
+        // Once made, a variable is the same from wherever it is read.
+        assert!((norm(&weights.pp("b")) - 0.5).abs() < 1e-6);
     }
 
     #[test]
