@@ -32,7 +32,18 @@ const MAY_USE: [(&str, &[&str]); 13] = [
             "codec-models",
         ],
     ),
-    ("xtask", &["codec-core", "codec-io", "codec-hub", "codec-metrics", "codec-models"]),
+    (
+        "xtask",
+        &[
+            "codec-kernels",
+            "codec-core",
+            "codec-io",
+            "codec-hub",
+            "codec-nn",
+            "codec-metrics",
+            "codec-models",
+        ],
+    ),
     ("codec-tests", &["codec-kernels", "codec-core", "codec-io", "codec-nn"]),
 ];
 

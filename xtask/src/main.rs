@@ -1,6 +1,8 @@
 //! Tasks of this workspace: `cargo xtask <task>`.
 
+mod bench;
 mod download;
+mod environment;
 mod eval;
 mod vectors;
 
@@ -17,6 +19,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measures how fast the codecs are, beside other implementations.
+    Bench(bench::Args),
     /// Fetches published models.
     Download(download::Args),
     /// Measures codecs over clips and bitrates, and writes a report.
@@ -30,6 +34,7 @@ enum Task {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().task {
+        Task::Bench(args) => bench::run(&args)?,
         Task::Download(args) => download::run(&args)?,
         Task::Eval(args) => return eval::run(&args),
         Task::EvalSpeed(args) => eval::speed::run_one(&args)?,

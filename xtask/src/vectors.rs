@@ -3,6 +3,7 @@
 //! The environment lies in `target/venv` and holds the versions that
 //! `tests/reference/requirements.txt` pins; it is made again when that file changes.
 
+use crate::environment::{make, root, run_command};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,19 +28,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let reference = root().join("tests/reference");
     let scripts = choose(scripts(&reference)?, &args.families)?;
-    let python = environment(&args.python, &reference.join("requirements.txt"))?;
+    let python = make(&args.python, &reference.join("requirements.txt"), &root().join("target/venv"))?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     for (family, script) in scripts {
         eprintln!("{family}: {} -> {}", script.display(), args.out.display());
         run_command(Command::new(&python).arg(&script).arg(&args.out).env("PYTHONDONTWRITEBYTECODE", "1"))?;
     }
     Ok(())
-}
-
-/// The workspace's root.
-pub(crate) fn root() -> PathBuf {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.parent().unwrap_or(package).to_path_buf()
 }
 
 /// All families that have a script, in order of their names.
@@ -65,30 +60,6 @@ fn choose(scripts: Vec<(String, PathBuf)>, families: &[String]) -> Result<Vec<(S
         bail!("no script for {unknown}; there are: {}", names.join(", "));
     }
     Ok(scripts.into_iter().filter(|(name, _)| families.is_empty() || families.contains(name)).collect())
-}
-
-/// The Python of an environment that holds the requirements.
-fn environment(python: &Path, requirements: &Path) -> Result<PathBuf> {
-    let venv = root().join("target/venv");
-    let bin = venv.join(if cfg!(windows) { "Scripts" } else { "bin" }).join("python");
-    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let wanted = read(requirements)?;
-    // Written last, so an environment that was not finished is made again.
-    let installed = venv.join("requirements.txt");
-    if installed.exists() && read(&installed)? == wanted {
-        return Ok(bin);
-    }
-    run_command(Command::new(python).args(["-m", "venv", "--clear"]).arg(&venv))?;
-    run_command(Command::new(&bin).args(["-m", "pip", "install", "--requirement"]).arg(requirements))?;
-    fs::write(&installed, wanted).with_context(|| format!("cannot write {}", installed.display()))?;
-    Ok(bin)
-}
-
-/// Runs a command to its end, with our own output; anything but success is an error.
-fn run_command(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -35,15 +35,16 @@
 //! ```
 //!
 //! Work is split over rayon's current pool, so `ThreadPool::install` chooses the number of threads; small calls
-//! stay on the calling thread. The instructions are chosen at run time ([`level`]): AVX-512, AVX2 with FMA, or
-//! portable code on `f32::mul_add`. Where FMA is part of the target, as on aarch64, the compiler makes vectors of
-//! the portable code (compiled for x86-64 with FMA it is as fast as the AVX2 level); on an x86-64 CPU without
-//! FMA it is correct but slow.
+//! stay on the calling thread, as do all within [`on_this_thread`]. The instructions are chosen at run time
+//! ([`level`]): AVX-512, AVX2 with FMA, or portable code on `f32::mul_add`. Where FMA is part of the target, as
+//! on aarch64, the compiler makes vectors of the portable code (compiled for x86-64 with FMA it is as fast as the
+//! AVX2 level); on an x86-64 CPU without FMA it is correct but slow.
 //!
 //! The guarantee holds for finite results and infinities; which bits a NaN has is not promised. It assumes the
 //! default floating-point environment: rounding to nearest, subnormal numbers kept.
 
 mod attention;
+mod combine;
 mod depthwise;
 mod elementwise;
 mod error;
@@ -52,6 +53,7 @@ mod gemm;
 mod heap;
 mod lstm;
 mod norm;
+mod peak;
 mod pool;
 mod reduce;
 mod rotary;
@@ -61,6 +63,7 @@ pub mod sinc;
 mod testing;
 
 pub use attention::{Heads, attention};
+pub use combine::{add, add_scaled_rows};
 pub use depthwise::{Depthwise, depthwise, depthwise_input_gradient, depthwise_weight_gradient};
 pub use elementwise::{Unary, snake, snake_beta, snake_gradient, unary, unary_gradient, unary_in_place};
 pub use error::{Error, Result};
@@ -69,6 +72,8 @@ pub use gemm::{PackedMatrix, Rows, Start, gemm, gemm_transposed};
 pub use heap::keep_freed_memory;
 pub use lstm::{LstmGradient, LstmRun, lstm_cell, lstm_gradient, lstm_sequence};
 pub use norm::{group_norm, layer_norm, layer_norm_gradient, rms_norm};
+pub use peak::multiply_adds;
+pub use pool::on_this_thread;
 pub use reduce::{argmax, argmin, softmax, squared_norms};
 pub use rotary::{Rotary, rotate, sin_cos};
 pub use simd::{Level, available_levels, level, with_level};

@@ -4,13 +4,31 @@
 //! a sum.
 
 use rayon::prelude::*;
+use std::cell::Cell;
 
 /// Floats of a plain pass (copies, activations) below which a second thread costs more than it brings.
 pub(crate) const GRAIN: usize = 1 << 15;
 
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` with every call that it makes on this thread, for a caller that keeps the other threads busy.
+pub fn on_this_thread<R>(f: impl FnOnce() -> R) -> R {
+    /// Puts the former choice back, also when `f` unwinds.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(true));
+    f()
+}
+
 /// Threads that a call which performs `work` operations is worth, at most those of the current pool.
 pub(crate) fn threads_for(work: usize, grain: usize) -> usize {
-    if work < 2 * grain { 1 } else { rayon::current_num_threads().min(work / grain) }
+    if work < 2 * grain || ALONE.get() { 1 } else { rayon::current_num_threads().min(work / grain) }
 }
 
 /// Calls `f(first_row, rows)` on parts of `out`, which holds rows of `row_len`; every part but the last holds

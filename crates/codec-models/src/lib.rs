@@ -23,7 +23,7 @@ pub use embedded::embedded;
 pub use error::{Error, Result};
 
 use candle_core::Device;
-use codec_hub::Store;
+use codec_hub::{Found, Store};
 use codec_io::card::{self, CardSource, ModelCard};
 use codec_io::tokens::WeightsHash;
 use codec_nn::weights::Checkpoint;
@@ -39,12 +39,18 @@ pub const DEFAULT: &str = "codec-16khz";
 /// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load.
 pub fn load(name: &str, device: &Device) -> Result<Loaded> {
     let as_path = Path::new(name);
-    let checkpoint = if as_path.exists() {
-        Checkpoint::open(as_path, device).map_err(Error::load(name))?
+    let (checkpoint, found) = if as_path.exists() {
+        (Checkpoint::open(as_path, device).map_err(Error::load(name))?, None)
     } else {
         open_card(card(name)?, device)?
     };
-    let loaded = codec_nn::families::load_checkpoint(&checkpoint, device).map_err(Error::load(name))?;
+    let loaded = codec_nn::families::load_checkpoint(&checkpoint, device).map_err(Error::load(name));
+    // The digests take as long as the loading, beside which they are computed; other files than those that are
+    // expected are the better explanation of a failure.
+    if let Some(found) = found {
+        check_digests(&checkpoint, card(name)?, &found)?;
+    }
+    let loaded = loaded?;
     tracing::info!(model = loaded.codec.info().model, %name, "model loaded");
     Ok(loaded)
 }
@@ -92,14 +98,23 @@ pub fn origin(source: &CardSource) -> String {
     )
 }
 
-/// Opens the files of a card, which must be those that the card or the first pull knew.
-fn open_card(card: &ModelCard, device: &Device) -> Result<Checkpoint> {
+/// Opens the files of a card, or the bytes that are part of the program, where there is nothing to compare.
+fn open_card(card: &ModelCard, device: &Device) -> Result<(Checkpoint, Option<Found>)> {
     if let Some(bytes) = embedded(&card.name) {
-        return Checkpoint::from_bytes(bytes.to_vec(), device).map_err(Error::load(&card.name));
+        let checkpoint = Checkpoint::from_bytes(bytes.to_vec(), device).map_err(Error::load(&card.name));
+        return Ok((checkpoint?, None));
     }
     let Some(found) = store().find(card)? else { return Err(absent(card)?) };
     let folder = found.folder.display().to_string();
     let mut checkpoint = Checkpoint::open_files(&found.files, device).map_err(Error::load(&folder))?;
+    if let Some(config) = card.config_json() {
+        checkpoint = checkpoint.or_config(config);
+    }
+    Ok((checkpoint, Some(found)))
+}
+
+/// Fails unless the files are those that the card or the first pull knew.
+fn check_digests(checkpoint: &Checkpoint, card: &ModelCard, found: &Found) -> Result<()> {
     for (name, actual) in checkpoint.files() {
         if let Some(expected) = found.sha256.get(name)
             && expected.0 != *actual
@@ -112,10 +127,7 @@ fn open_card(card: &ModelCard, device: &Device) -> Result<Checkpoint> {
             });
         }
     }
-    if let Some(config) = card.config_json() {
-        checkpoint = checkpoint.or_config(config);
-    }
-    Ok(checkpoint)
+    Ok(())
 }
 
 /// What to do when the files of a model are not here.

@@ -12,7 +12,7 @@ mod run;
 pub(crate) mod speed;
 mod summary;
 
-use crate::vectors::root;
+use crate::environment::root;
 use anyhow::{Context, Result, bail};
 use clips::Clip;
 use codec_metrics::Metric;

@@ -1,16 +1,18 @@
 //! A codec from two networks and a quantizer: streams, segments and batches, once for all families.
 //!
-//! A stream runs the networks on pieces of bounded length, whatever it is given, so that memory does
-//! not grow with the clip; the layers' states carry what one piece needs of the one before. A codec
+//! A stream runs the networks on chunks of bounded length, whatever it is given, so that memory does
+//! not grow with the clip; the layers' states carry what one chunk needs of the one before. A codec
 //! with segments runs the networks on each segment apart, several at a time, and joins decoded
 //! segments by overlap-add.
 
 mod delays;
+mod pipeline;
 mod segments;
 mod stream;
 
+use self::pipeline::Pipeline;
 use crate::error::Result;
-use crate::layers::{Chunk, DynLayer, Layer};
+use crate::layers::{DynLayer, Flow};
 use crate::quantizer::QuantizerNet;
 use candle_core::{Device, Tensor};
 use codec_core::quantizer::{Latents, Quantizer};
@@ -27,9 +29,9 @@ pub(crate) struct NetCodec {
     info: CodecInfo,
     /// `[batch, n_samples, channels]` to `[batch, n_frames, dim]`; as many frames as are whole blocks of
     /// the quantizer. None where the family only decodes.
-    encoder: Option<Net>,
+    encoder: Option<Pipeline>,
     /// `[batch, n_frames, dim]` to `[batch, n_samples, channels]`.
-    decoder: Net,
+    decoder: Pipeline,
     /// Its layout is that of `info` without the scales.
     quantizer: Box<dyn Quantizer>,
     device: Device,
@@ -74,10 +76,10 @@ impl Codec for NetCodec {
 
     fn encoder(&self, n_codebooks: usize) -> codec_core::Result<Box<dyn Encoder + '_>> {
         let layout = self.info.layout.truncated(n_codebooks)?;
-        let net = self.encoder_net()?;
+        let pipeline = self.encoder_pipeline()?;
         Ok(match self.info.segment {
-            None => Box::new(stream::EncoderBatch::new(self, net, layout, 1)),
-            Some(segment) => Box::new(segments::EncoderStream::new(self, net, layout, segment)?),
+            None => Box::new(stream::EncoderBatch::new(self, pipeline, layout, 1)),
+            Some(segment) => Box::new(segments::EncoderStream::new(self, pipeline, layout, segment)?),
         })
     }
 
@@ -94,10 +96,10 @@ impl Codec for NetCodec {
             return clips.iter().map(|clip| self.encode(clip, n_codebooks)).collect();
         }
         let layout = self.info.layout.truncated(n_codebooks)?;
-        let net = self.encoder_net()?;
+        let pipeline = self.encoder_pipeline()?;
         clips.iter().try_for_each(|clip| self.check_audio(clip))?;
         in_batches(clips, AudioBuffer::n_samples, |batch| {
-            let mut stream = stream::EncoderBatch::new(self, net, layout.clone(), batch.len());
+            let mut stream = stream::EncoderBatch::new(self, pipeline, layout.clone(), batch.len());
             Ok(stream.step(batch, true)?)
         })
     }
@@ -127,10 +129,15 @@ impl NetCodec {
         device: &Device,
     ) -> Result<Self> {
         info.delays = delays::delays(&info, encoder.as_ref(), &decoder)?;
+        let rate = f64::from(info.audio.sample_rate);
+        let audio = Flow { rate, channels: usize::from(info.audio.channels) };
+        let latents = Flow { rate: rate / f64::from(info.hop_length.max(1)), channels: quantizer.dim() };
+        let encoder = encoder.map(|encoder| Pipeline::new(encoder, audio));
+        let decoder = Pipeline::new(decoder, latents);
         Ok(Self { info, encoder, decoder, quantizer, device: device.clone() })
     }
 
-    fn encoder_net(&self) -> codec_core::Result<&Net> {
+    fn encoder_pipeline(&self) -> codec_core::Result<&Pipeline> {
         let unsupported = || Error::Unsupported { what: "encoding with", value: self.info.model.clone() };
         self.encoder.as_ref().ok_or_else(unsupported)
     }
@@ -232,16 +239,6 @@ fn in_batches<T, R>(
         }
     }
     Ok(results.into_values().collect())
-}
-
-/// Runs a network on the next steps.
-fn advance(
-    net: &Net,
-    state: &mut <Net as Layer>::State,
-    steps: Option<Tensor>,
-    end: bool,
-) -> Result<Option<Tensor>> {
-    Ok(net.step(state, Chunk { steps, end })?.steps)
 }
 
 /// Cuts `n` steps into pieces of at most `size`, each with whether it is the stream's last.

@@ -8,9 +8,8 @@
 //! - A last segment that ends before the one before it does, with which the original fails to decode,
 //!   is joined like any other; the audio ends where the longer of them ends.
 
-use super::{MAX_BATCH, Net, NetCodec, advance, pieces};
+use super::{MAX_BATCH, NetCodec, Pipeline, pieces};
 use crate::error::Result;
-use crate::layers::Layer;
 use codec_core::{AudioBuffer, CodeLayout, Codes, Decoder, Encoder, Error, Segment};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ const SCALE_FLOOR: f32 = 1e-8;
 #[derive(Debug)]
 pub(super) struct EncoderStream<'a> {
     codec: &'a NetCodec,
-    net: &'a Net,
+    pipeline: &'a Pipeline,
     layout: Arc<CodeLayout>,
     segment: Segment,
     /// Samples from the start of the next segment on.
@@ -35,12 +34,12 @@ impl<'a> EncoderStream<'a> {
     /// Takes the codec with its encoder.
     pub(super) fn new(
         codec: &'a NetCodec,
-        net: &'a Net,
+        pipeline: &'a Pipeline,
         layout: CodeLayout,
         segment: Segment,
     ) -> codec_core::Result<Self> {
         let pending = AudioBuffer::empty(codec.info.audio)?;
-        Ok(Self { codec, net, layout: Arc::new(layout), segment, pending })
+        Ok(Self { codec, pipeline, layout: Arc::new(layout), segment, pending })
     }
 
     /// Takes at most a few segments of samples.
@@ -87,7 +86,7 @@ impl<'a> EncoderStream<'a> {
         let normalized = segments.iter().zip(&scales).map(|(segment, scale)| scaled(segment, |x| x / scale));
         let normalized = normalized.collect::<codec_core::Result<Vec<_>>>()?;
         let steps = self.codec.steps_of(&normalized)?;
-        let latents = advance(self.net, &mut self.net.init(), steps, true)?;
+        let latents = self.pipeline.step(&mut self.pipeline.init(), steps, true)?;
         let items = self.codec.quantize(latents.as_ref(), segments.len(), self.layout.n_codebooks())?;
         let codes = |(rows, scale)| Codes::with_scales(Arc::clone(&self.layout), rows, vec![scale]);
         Ok(items.into_iter().zip(scales).map(codes).collect::<codec_core::Result<_>>()?)
@@ -142,7 +141,7 @@ impl<'a> DecoderStream<'a> {
             };
             let latents = self.codec.latents_of(ranges.iter().map(rows).collect())?;
             let decoder = &self.codec.decoder;
-            let steps = advance(decoder, &mut decoder.init(), latents, true)?;
+            let steps = decoder.step(&mut decoder.init(), latents, true)?;
             let decoded = self.codec.audio_of(steps.as_ref(), ranges.len())?;
             for (range, segment) in ranges.iter().zip(decoded) {
                 let scale = codes.scales().get(range.start / n_frames).copied().unwrap_or(1.0);

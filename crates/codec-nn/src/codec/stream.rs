@@ -1,29 +1,34 @@
 //! Streams of codecs without segments: the layers' states carry the context.
 
-use super::{Net, NetCodec, advance, pieces};
+use super::pipeline::{Pipeline, State};
+use super::{NetCodec, pieces};
 use crate::error::Result;
-use crate::layers::Layer;
 use codec_core::{AudioBuffer, CodeLayout, Codes, Decoder, Encoder};
 use std::sync::Arc;
 
-/// Samples of all clips that go through the networks at a time: enough to keep every product large,
-/// and some tens of megabytes of activations at most.
-const PIECE_SAMPLES: usize = 1 << 15;
+/// Samples of all clips that are given to a network at a time, which cuts them further: so many that its
+/// start and end, when not all stages run, weigh little, and some megabytes of audio and latents at most.
+const PIECE_SAMPLES: usize = 1 << 20;
 
 /// Clips of one length, coded side by side.
 #[derive(Debug)]
 pub(super) struct EncoderBatch<'a> {
     codec: &'a NetCodec,
-    net: &'a Net,
+    pipeline: &'a Pipeline,
     layout: Arc<CodeLayout>,
-    state: <Net as Layer>::State,
+    state: State,
     n_clips: usize,
 }
 
 impl<'a> EncoderBatch<'a> {
     /// Takes the codec with its encoder.
-    pub(super) fn new(codec: &'a NetCodec, net: &'a Net, layout: CodeLayout, n_clips: usize) -> Self {
-        Self { codec, net, layout: Arc::new(layout), state: net.init(), n_clips }
+    pub(super) fn new(
+        codec: &'a NetCodec,
+        pipeline: &'a Pipeline,
+        layout: CodeLayout,
+        n_clips: usize,
+    ) -> Self {
+        Self { codec, pipeline, layout: Arc::new(layout), state: pipeline.init(), n_clips }
     }
 
     /// Codes the next samples of every clip.
@@ -34,7 +39,7 @@ impl<'a> EncoderBatch<'a> {
         for (range, is_last) in pieces(n_samples, piece_samples, end) {
             let clips: Vec<_> = clips.iter().map(|clip| clip.slice(range.clone())).collect();
             let steps = self.codec.steps_of(&clips)?;
-            let latents = advance(self.net, &mut self.state, steps, is_last)?;
+            let latents = self.pipeline.step(&mut self.state, steps, is_last)?;
             let items = self.codec.quantize(latents.as_ref(), self.n_clips, self.layout.n_codebooks())?;
             for (codes, rows) in codes.iter_mut().zip(items) {
                 codes.append(&Codes::new(Arc::clone(&self.layout), rows)?)?;
@@ -67,7 +72,7 @@ impl Encoder for EncoderBatch<'_> {
 #[derive(Debug)]
 pub(super) struct DecoderBatch<'a> {
     codec: &'a NetCodec,
-    state: <Net as Layer>::State,
+    state: State,
     n_clips: usize,
 }
 
@@ -91,7 +96,7 @@ impl<'a> DecoderBatch<'a> {
                 clip.rows().zip(strides).map(row).collect()
             };
             let latents = self.codec.latents_of(clips.iter().map(rows).collect())?;
-            let steps = advance(&self.codec.decoder, &mut self.state, latents, is_last)?;
+            let steps = self.codec.decoder.step(&mut self.state, latents, is_last)?;
             for (audio, piece) in audio.iter_mut().zip(self.codec.audio_of(steps.as_ref(), self.n_clips)?) {
                 audio.append(&piece)?;
             }

@@ -186,12 +186,12 @@ impl Config {
         let shape = (self.codebook_size as usize, self.hidden_size);
         let codebook = |idx: usize| weights.get(shape, &format!("quantizer.layers.{idx}.codebook.embed"));
         let codebooks = (0..n_codebooks).map(codebook).collect::<Result<_>>()?;
-        let networks = Networks {
-            info,
-            encoder: net.encoder(&weights.pp("encoder.layers"))?,
-            decoder: net.decoder(&weights.pp("decoder.layers"))?,
-            quantizer: QuantizerNet::residual(codebooks),
-        };
+        let (encoder, decoder) = rayon::join(
+            || net.encoder(&weights.pp("encoder.layers")),
+            || net.decoder(&weights.pp("decoder.layers")),
+        );
+        let quantizer = QuantizerNet::residual(codebooks);
+        let networks = Networks { info, encoder: encoder?, decoder: decoder?, quantizer };
         weights.finish(&IGNORED)?;
         Ok(networks)
     }

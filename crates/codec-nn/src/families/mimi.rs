@@ -318,15 +318,25 @@ impl Config {
             segment: None,
             layout,
         };
-        let mut encoder = net.encoder(&weights.pp("encoder.layers"))?;
-        encoder.push(DynLayer::new(self.transformer(&weights.pp("encoder_transformer.layers"))?));
-        let mut decoder = Vec::new();
-        if stride > 1 {
-            encoder.push(DynLayer::new(self.downsample(weights, stride as usize)?));
-            decoder.push(DynLayer::new(self.upsample(weights, stride as usize)?));
-        }
-        decoder.push(DynLayer::new(self.transformer(&weights.pp("decoder_transformer.layers"))?));
-        decoder.append(&mut net.decoder(&weights.pp("decoder.layers"))?);
+        let encoder = || -> Result<Vec<DynLayer>> {
+            let mut encoder = net.encoder(&weights.pp("encoder.layers"))?;
+            encoder.push(DynLayer::new(self.transformer(&weights.pp("encoder_transformer.layers"))?));
+            if stride > 1 {
+                encoder.push(DynLayer::new(self.downsample(weights, stride as usize)?));
+            }
+            Ok(encoder)
+        };
+        let decoder = || -> Result<Vec<DynLayer>> {
+            let mut decoder = Vec::new();
+            if stride > 1 {
+                decoder.push(DynLayer::new(self.upsample(weights, stride as usize)?));
+            }
+            decoder.push(DynLayer::new(self.transformer(&weights.pp("decoder_transformer.layers"))?));
+            decoder.append(&mut net.decoder(&weights.pp("decoder.layers"))?);
+            Ok(decoder)
+        };
+        let (encoder, decoder) = rayon::join(encoder, decoder);
+        let (encoder, decoder) = (encoder?, decoder?);
         let n_acoustic = self.num_quantizers - self.num_semantic_quantizers;
         let quantizer = QuantizerNet::Split {
             semantic: self.stack(&weights.pp("quantizer").pp(STACKS[0]), self.num_semantic_quantizers)?,

@@ -1,6 +1,6 @@
 //! Activations: a function of each value.
 
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::{Error, Result, ops};
 use candle_core::Tensor;
 use codec_kernels::Unary;
@@ -71,6 +71,17 @@ impl Layer for Activation {
             Self::SnakeBeta { alpha, beta } => ops::snake_beta(&xs, alpha, beta),
             Self::HalfSnake { alpha, slope } => half_snake(&xs, alpha, *slope),
         })
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let name = match self {
+            Self::Unary(function) => format!("{function:?}"),
+            Self::Snake { .. } => "Snake".to_owned(),
+            Self::SnakeBeta { .. } => "SnakeBeta".to_owned(),
+            Self::HalfSnake { .. } => "HalfSnake".to_owned(),
+        };
+        list.push(Work::of(self, name, input));
+        input
     }
 }
 

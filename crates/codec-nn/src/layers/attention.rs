@@ -1,7 +1,7 @@
 //! Attention with rotary positions, over a bounded or unbounded past or the whole clip.
 
 use super::steps::join;
-use super::{Chunk, Layer, Linear};
+use super::{Chunk, Flow, Layer, Linear, Work};
 use crate::ops::{self, Past, Sight};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -128,6 +128,18 @@ impl Layer for Attention {
 
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         (self.sight != Sight::Clip).then_some(output_idx)
+    }
+
+    /// The steps of a clip or of an unbounded past are not counted: the products with the weights alone.
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let Heads { n_heads, dim, .. } = self.heads;
+        let mut work = Work::of(self, format!("attention of {n_heads} heads of {dim}"), input);
+        work = work.with_product(self.input.n_weights() + self.output.n_weights());
+        if let Sight::Past { context: Some(context) } = self.sight {
+            work.multiply_adds += input.rate * (2 * context * n_heads * dim) as f64;
+        }
+        list.push(work);
+        input
     }
 }
 

@@ -1,7 +1,7 @@
 //! Convolution with every padding that the families use.
 
 use super::steps::{head, join, keep, tail, zeros};
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::ops::{Filter, Form, Geometry, expect_channels};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -246,6 +246,15 @@ impl Layer for Conv1d {
         let Geometry { stride, .. } = self.geometry;
         let last = output_idx.saturating_mul(stride as u64).saturating_add(self.geometry.span() as u64 - 1);
         Some(last.saturating_sub(self.padding.left as u64))
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let Geometry { kernel, stride, dilation } = self.geometry;
+        let name = format!("{} k{kernel} s{stride} d{dilation}", self.filter.name());
+        let work = Work::of(self, name, input).giving(1.0 / stride as f64, self.filter.c_out());
+        let output = work.output;
+        list.push(work.with_product(self.filter.n_weights()));
+        output
     }
 }
 

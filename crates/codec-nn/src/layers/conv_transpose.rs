@@ -1,7 +1,7 @@
 //! Transposed convolution: `stride` steps out for each step in.
 
 use super::steps::{join, keep, zeros};
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::ops::{Filter, Form, Geometry};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -138,6 +138,16 @@ impl Layer for ConvTranspose1d {
 
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         Some(output_idx.saturating_add(self.trim_left as u64) / self.stride as u64)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let name = format!("transposed {} k{} s{}", self.filter.name(), self.kernel, self.stride);
+        // A row of the product is `stride` steps.
+        let mut work = Work::of(self, name, input).with_product(self.filter.n_weights());
+        work = work.giving(self.stride as f64, self.filter.c_out());
+        let output = work.output;
+        list.push(work);
+        output
     }
 }
 

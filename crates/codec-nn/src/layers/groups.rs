@@ -1,6 +1,6 @@
 //! Sums over neighbouring channels: the second half of a convolution in groups.
 
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::{Error, Result, ops};
 use candle_core::Tensor;
 
@@ -45,6 +45,13 @@ impl Layer for SumGroups {
             }
             Ok(sum.broadcast_add(&self.bias)?.contiguous()?)
         })
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let work = Work::of(self, "sum of groups", input).giving(1.0, self.bias.elem_count());
+        let output = work.output;
+        list.push(work);
+        output
     }
 }
 

@@ -1,7 +1,7 @@
 //! From spectra to audio: the inverse short-time Fourier transform as a transposed convolution.
 
 use super::conv_transpose::{ConvTranspose1d, ConvTransposeState};
-use super::{Chunk, Layer, Unary};
+use super::{Chunk, Flow, Layer, Unary, Work};
 use crate::ops;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -131,6 +131,10 @@ impl Layer for Istft {
 
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         self.signal.last_input(output_idx)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.signal.list_work(input, list)
     }
 }
 

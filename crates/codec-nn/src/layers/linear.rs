@@ -1,6 +1,6 @@
 //! Maps of each step by itself.
 
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::Result;
 use crate::ops::{self, Filter, Form, Geometry};
 use candle_core::Tensor;
@@ -20,6 +20,11 @@ impl Linear {
         Ok(Self { filter: Filter::new(Form::Matrix, Geometry::POINTWISE, weight, bias)? })
     }
 
+    /// Weights of the product.
+    pub(super) fn n_weights(&self) -> usize {
+        self.filter.n_weights()
+    }
+
     pub(super) fn apply(&self, xs: &Tensor) -> Result<Tensor> {
         self.filter.apply(xs)
     }
@@ -32,6 +37,14 @@ impl Layer for Linear {
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
         chunk.map_steps(|xs| self.apply(&xs))
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let work = Work::of(self, format!("linear {}", self.filter.name()), input);
+        let work = work.giving(1.0, self.filter.c_out()).with_product(self.filter.n_weights());
+        let output = work.output;
+        list.push(work);
+        output
     }
 }
 

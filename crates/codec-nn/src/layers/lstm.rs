@@ -1,7 +1,7 @@
 //! Long short-term memory.
 
 use super::steps::join;
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::ops::{Filter, Form, Geometry, Recurrent};
 use crate::{Error, Result, ops};
 use candle_core::Tensor;
@@ -64,6 +64,16 @@ impl Layer for Lstm {
         }
         Ok(Chunk { steps, end })
     }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let n_weights = self.cells.iter().map(Cell::n_weights).sum();
+        let hidden = self.cells.last().map_or(input.channels, Cell::hidden);
+        let name = format!("{} lstm of {hidden}", self.cells.len());
+        let work = Work::of(self, name, input).giving(1.0, hidden).with_product(n_weights);
+        let output = work.output;
+        list.push(work);
+        output
+    }
 }
 
 /// Layers of LSTM in both directions; what they give of a step stands side by side, the forward one first.
@@ -120,6 +130,16 @@ impl Layer for BiLstm {
     fn last_input(&self, _: u64) -> Option<u64> {
         None
     }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let n_weights = self.layers.iter().flatten().map(Cell::n_weights).sum();
+        let hidden = self.layers.iter().flatten().last().map_or(input.channels, Cell::hidden);
+        let name = format!("{} lstm of {hidden} both ways", self.layers.len());
+        let work = Work::of(self, name, input).giving(1.0, 2 * hidden).with_product(n_weights);
+        let output = work.output;
+        list.push(work);
+        output
+    }
 }
 
 /// One layer: its weights where they may train, the operations made of them where they are fixed.
@@ -136,6 +156,28 @@ impl Cell {
         // Made in either case: it is the check of the shapes.
         let gates = Gates::new(&weights)?;
         Ok(if live { Self::Live(weights) } else { Self::Fixed(gates) })
+    }
+
+    /// Width of the output.
+    fn hidden(&self) -> usize {
+        self.gate_columns() / 4
+    }
+
+    /// Weights of both products.
+    fn n_weights(&self) -> usize {
+        let recurrent = self.gate_columns() * self.hidden();
+        recurrent
+            + match self {
+                Self::Live(weights) => weights.input.elem_count(),
+                Self::Fixed(gates) => gates.input.n_weights(),
+            }
+    }
+
+    fn gate_columns(&self) -> usize {
+        match self {
+            Self::Live(weights) => weights.input_bias.elem_count(),
+            Self::Fixed(gates) => gates.input.c_out(),
+        }
     }
 
     fn run(&self, xs: &Tensor, state: Option<&Tensor>) -> Result<(Tensor, Tensor)> {

@@ -51,6 +51,7 @@ mod steps;
 mod testing;
 mod transformer;
 mod windows;
+mod work;
 
 pub use crate::ops::Sight;
 pub use activation::Activation;
@@ -68,9 +69,11 @@ pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use oversampled::{DoubledState, Oversampled};
 pub use residual::{Identity, Residual, ResidualState};
 pub use sequence::{DynLayer, DynState};
+pub(crate) use steps::join;
 pub use steps::{Trim, TrimState};
 pub use transformer::{Branch, FeedForward, TransformerLayer, transformer_layer};
 pub use windows::{Windows, WindowsState};
+pub use work::{Flow, Work, work};
 
 use crate::Result;
 use candle_core::Tensor;
@@ -115,7 +118,7 @@ impl Chunk {
 }
 
 /// A part of a network that runs on streams.
-pub trait Layer: Debug + Send + Sync {
+pub trait Layer: Debug + Send + Sync + 'static {
     /// What a stream keeps between two steps.
     type State: Debug + Send + 'static;
 
@@ -144,6 +147,18 @@ pub trait Layer: Debug + Send + Sync {
         Some(output_idx)
     }
 
+    /// Adds what this layer does in the middle of a stream to `list`, or what its parts do, in order; gives
+    /// what comes out of it.
+    ///
+    /// A layer that says nothing has no products and gives as many steps and channels as it gets.
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow
+    where
+        Self: Sized,
+    {
+        list.push(Work::of(self, type_name::<Self>(), input));
+        input
+    }
+
     /// Runs a whole clip: one step with the end mark. `None` when no output is complete.
     ///
     /// # Errors
@@ -151,4 +166,11 @@ pub trait Layer: Debug + Send + Sync {
     fn forward(&self, xs: &Tensor) -> Result<Option<Tensor>> {
         Ok(self.step(&mut self.init(), Chunk::last(xs.clone()))?.steps)
     }
+}
+
+/// The name of a type without its path.
+fn type_name<T>() -> &'static str {
+    let name = std::any::type_name::<T>();
+    let path = name.split('<').next().unwrap_or(name);
+    path.rsplit("::").next().unwrap_or(path)
 }

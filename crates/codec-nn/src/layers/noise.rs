@@ -1,7 +1,7 @@
 //! Noise that a network shapes.
 
-use super::{Chunk, Layer, Linear};
-use crate::Result;
+use super::{Chunk, Flow, Layer, Linear, Work};
+use crate::{Result, ops};
 use candle_core::Tensor;
 
 /// `x + noise * linear(x)`, with one number of noise per step for all channels.
@@ -41,12 +41,17 @@ impl Layer for Noise {
             codec_kernels::gaussian(self.seed, *position, &mut noise);
             *position += n_steps as u64;
             let noise = Tensor::from_vec(noise, (1, n_steps, 1), xs.device())?;
-            Ok((self.linear.apply(&xs)?.broadcast_mul(&noise)? + xs)?)
+            ops::add_scaled_steps(&xs, &self.linear.apply(&xs)?, &noise)
         })?;
         if end {
             *position = self.init();
         }
         Ok(chunk)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        list.push(Work::of(self, "noise", input).with_product(self.linear.n_weights()));
+        input
     }
 }
 

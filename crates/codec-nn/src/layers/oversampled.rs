@@ -1,7 +1,7 @@
 //! An activation at twice the rate, so that the overtones that it makes do not fold back.
 
 use super::steps::Queue;
-use super::{Activation, Chunk, Conv1d, ConvSpec, ConvState, Fill, Layer, Padding};
+use super::{Activation, Chunk, Conv1d, ConvSpec, ConvState, Fill, Flow, Layer, Padding, Work};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -54,6 +54,12 @@ impl Layer for Oversampled {
 
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         self.up.last_input(self.down.last_input(output_idx)?)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let doubled = self.up.list_work(input, list);
+        let doubled = self.activation.list_work(doubled, list);
+        self.down.list_work(doubled, list)
     }
 }
 
@@ -139,6 +145,12 @@ impl Layer for Doubled {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         let phase = if output_idx.is_multiple_of(RATE as u64) { &self.even } else { &self.odd };
         phase.last_input(output_idx / RATE as u64)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.even.list_work(input, list);
+        let phase = self.odd.list_work(input, list);
+        Flow { rate: RATE as f64 * phase.rate, ..phase }
     }
 }
 

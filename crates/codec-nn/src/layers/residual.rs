@@ -1,8 +1,8 @@
 //! Two branches that are added.
 
 use super::steps::Queue;
-use super::{Chunk, Layer};
-use crate::{Error, Result};
+use super::{Chunk, Flow, Layer, Work};
+use crate::{Error, Result, ops};
 
 /// `inner(x) + shortcut(x)`; either branch may lag behind the other.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ impl<L: Layer, S: Layer> Layer for Residual<L, S> {
         let n_steps = n_inner.min(n_shortcut);
         let pair = (state.from_inner.take(n_steps)?, state.from_shortcut.take(n_steps)?);
         let steps = match pair {
-            (Some(ys), Some(xs)) => Some((ys + xs)?),
+            (Some(ys), Some(xs)) => Some(ops::add(&ys, &xs)?),
             _ => None,
         };
         Ok(Chunk { steps, end })
@@ -79,6 +79,13 @@ impl<L: Layer, S: Layer> Layer for Residual<L, S> {
 
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         Some(self.inner.last_input(output_idx)?.max(self.shortcut.last_input(output_idx)?))
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let output = self.inner.list_work(input, list);
+        self.shortcut.list_work(input, list);
+        list.push(Work::of(&Identity, "addition", output));
+        output
     }
 }
 
@@ -93,6 +100,10 @@ impl Layer for Identity {
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
         Ok(chunk.normalized())
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, _: &mut Vec<Work<'a>>) -> Flow {
+        input
     }
 }
 

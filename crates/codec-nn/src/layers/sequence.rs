@@ -1,6 +1,6 @@
 //! Layers one after the other, and layers of mixed types.
 
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::{Error, Result};
 use std::any::Any;
 use std::fmt::Debug;
@@ -53,13 +53,18 @@ impl Layer for DynLayer {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         self.0.last_input_erased(output_idx)
     }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.0.list_work_erased(input, list)
+    }
 }
 
 /// [`Layer`] without its associated type, so that it can be a trait object.
-trait Erased: Debug + Send + Sync {
+pub(super) trait Erased: Debug + Send + Sync {
     fn init_erased(&self) -> Box<dyn Any + Send>;
     fn step_erased(&self, state: &mut (dyn Any + Send), chunk: Chunk) -> Result<Chunk>;
     fn last_input_erased(&self, output_idx: u64) -> Option<u64>;
+    fn list_work_erased<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow;
 }
 
 impl<L: Layer> Erased for L {
@@ -76,6 +81,10 @@ impl<L: Layer> Erased for L {
 
     fn last_input_erased(&self, output_idx: u64) -> Option<u64> {
         self.last_input(output_idx)
+    }
+
+    fn list_work_erased<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.list_work(input, list)
     }
 }
 
@@ -100,9 +109,13 @@ impl<L: Layer> Layer for Vec<L> {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         self.iter().rev().try_fold(output_idx, |idx, layer| layer.last_input(idx))
     }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.iter().fold(input, |flow, layer| layer.list_work(flow, list))
+    }
 }
 
-impl<L: Layer + ?Sized> Layer for Box<L> {
+impl<L: Layer> Layer for Box<L> {
     type State = L::State;
 
     fn init(&self) -> Self::State {
@@ -115,6 +128,10 @@ impl<L: Layer + ?Sized> Layer for Box<L> {
 
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         self.as_ref().last_input(output_idx)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.as_ref().list_work(input, list)
     }
 }
 
@@ -137,6 +154,10 @@ impl<L: Layer> Layer for Option<L> {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         self.as_ref().map_or(Some(output_idx), |layer| layer.last_input(output_idx))
     }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.as_ref().map_or(input, |layer| layer.list_work(input, list))
+    }
 }
 
 macro_rules! impl_layer_for_tuple {
@@ -156,6 +177,11 @@ macro_rules! impl_layer_for_tuple {
             fn last_input(&self, output_idx: u64) -> Option<u64> {
                 let layers: &[&dyn Fn(u64) -> Option<u64>] = &[$(&|idx| self.$idx.last_input(idx)),+];
                 layers.iter().rev().try_fold(output_idx, |idx, last_input| last_input(idx))
+            }
+
+            fn list_work<'a>(&'a self, flow: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+                $(let flow = self.$idx.list_work(flow, list);)+
+                flow
             }
         }
     };

@@ -85,7 +85,7 @@ impl Queue {
 }
 
 /// Joins runs of steps in time; copies only when there are two or more.
-pub(super) fn join(pieces: &[Tensor]) -> Result<Option<Tensor>> {
+pub(crate) fn join(pieces: &[Tensor]) -> Result<Option<Tensor>> {
     Ok(match pieces {
         [] => None,
         [only] => Some(only.clone()),

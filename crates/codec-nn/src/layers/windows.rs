@@ -1,7 +1,7 @@
 //! A layer that runs on windows of the stream, each by itself.
 
 use super::steps::Queue;
-use super::{Chunk, Layer};
+use super::{Chunk, Flow, Layer, Work};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -63,6 +63,10 @@ impl<L: Layer> Layer for Windows<L> {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         let len = self.len as u64;
         Some((output_idx / len + 1).saturating_mul(len) - 1)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.inner.list_work(input, list)
     }
 }
 

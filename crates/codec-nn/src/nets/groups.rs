@@ -1,7 +1,7 @@
 //! Layers side by side, each over its share of the channels.
 
 use crate::Result;
-use crate::layers::{Chunk, Layer};
+use crate::layers::{Chunk, Flow, Layer, Work};
 use candle_core::Tensor;
 
 /// One layer per equal share of the channels; their outputs follow each other along the channels.
@@ -38,5 +38,12 @@ impl<L: Layer> Layer for Groups<L> {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         let last_inputs = self.0.iter().map(|layer| layer.last_input(output_idx));
         last_inputs.reduce(|one, other| Some(one?.max(other?))).unwrap_or(Some(output_idx))
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        let share = Flow { channels: input.channels / self.0.len().max(1), ..input };
+        let outputs: Vec<Flow> = self.0.iter().map(|layer| layer.list_work(share, list)).collect();
+        let channels = outputs.iter().map(|output| output.channels).sum();
+        Flow { channels, ..outputs.first().copied().unwrap_or(input) }
     }
 }

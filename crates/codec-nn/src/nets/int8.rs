@@ -10,7 +10,7 @@
 //! XNNPACK, `src/params.c` and the scalar kernels: `qs8-qc8w-gemm` with `fp32` requantization,
 //! `qs8-vlrelu`, `qs8-vadd`, `f32-qs8-vcvt`. Whole graphs agree with ai-edge-litert 2.3 bit for bit.
 
-use crate::layers::{Chunk, ConvTranspose1d, Layer};
+use crate::layers::{Chunk, ConvTranspose1d, Flow, Layer, Work};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -207,6 +207,10 @@ impl<L: Layer> Layer for Residual8<L> {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         self.inner.last_input(output_idx)
     }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.inner.list_work(input, list)
+    }
 }
 
 /// Transposed convolution of integers whose result is rounded to eight bits once per frame.
@@ -318,6 +322,10 @@ impl Layer for ConvTranspose8 {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         let frame_idx = output_idx / self.n_out as u64;
         Some((frame_idx + 1).saturating_mul(self.n_in as u64) - 1)
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
+        self.frame.list_work(input, list)
     }
 }
 

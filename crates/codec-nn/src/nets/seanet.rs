@@ -8,8 +8,8 @@
 use super::numbered::Numbered;
 use crate::error::{Error, Result};
 use crate::layers::{
-    Activation, BiLstm, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, GroupNorm, Layer, Lstm,
-    LstmWeights, Padding, Residual, Trim,
+    Activation, BiLstm, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, Flow, GroupNorm, Layer,
+    Lstm, LstmWeights, Padding, Residual, Trim, Work,
 };
 use crate::weights::Weights;
 use candle_core::Tensor;
@@ -331,6 +331,10 @@ impl Layer for Twice {
         let Chunk { steps, end } = chunk;
         let twice = |xs: Tensor| Tensor::cat(&[&xs, &xs], 2);
         Ok(Chunk { steps: steps.map(twice).transpose()?, end })
+    }
+
+    fn list_work<'a>(&'a self, input: Flow, _: &mut Vec<Work<'a>>) -> Flow {
+        Flow { channels: 2 * input.channels, ..input }
     }
 }
 

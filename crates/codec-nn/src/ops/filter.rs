@@ -3,8 +3,9 @@
 use super::conv::{Geometry, Packed, conv, conv_fixed};
 use super::depthwise::depthwise;
 use super::{expect_channels, expect_shape, linear, on_kernels};
-use crate::Result;
+use crate::{Error, Result};
 use candle_core::Tensor;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// How a weight of a checkpoint becomes the right matrix of the product.
@@ -51,6 +52,34 @@ impl Form {
         })
     }
 
+    /// The values of [`Form::rows`] for a weight on the CPU, in one pass over it.
+    fn values(self, weight: &Tensor) -> Result<Vec<f32>> {
+        let dims = weight.dims().to_vec();
+        let weight = weight.flatten_all()?.to_vec1::<f32>()?;
+        Ok(match (self, dims.as_slice()) {
+            (Self::Conv, &[c_out, c_in, kernel]) => gather(&weight, kernel * c_in, c_out, |row| {
+                let (tap, channel) = (row / c_in, row % c_in);
+                (channel * kernel + tap, c_in * kernel)
+            }),
+            (Self::Matrix, &[c_out, c_in]) => gather(&weight, c_in, c_out, |row| (row, c_in)),
+            (Self::Transposed { stride }, &[c_in, c_out, kernel]) => {
+                let n_neighbours = kernel.div_ceil(stride);
+                // Of one input: the outputs of each of its taps, which are as far apart as the kernel is long.
+                gather(&weight, n_neighbours * c_in * stride, c_out, |part| {
+                    let (row, phase) = (part / stride, part % stride);
+                    let (neighbour, channel) = (row / c_in, row % c_in);
+                    let tap = (n_neighbours - 1 - neighbour) * stride + phase;
+                    // No tap is beyond the kernel: an empty stretch, which is zero.
+                    (if tap < kernel { channel * c_out * kernel + tap } else { usize::MAX }, kernel)
+                })
+            }
+            (_, dims) => {
+                let (name, expected) = ("weight".to_owned(), vec![0, 0, 0]);
+                return Err(Error::Shape { name, expected, actual: dims.to_vec() });
+            }
+        })
+    }
+
     fn is_depthwise(self) -> bool {
         matches!(self, Self::Depthwise | Self::TransposedDepthwise { .. })
     }
@@ -75,12 +104,40 @@ fn oldest_first(weight: &Tensor, stride: usize) -> Result<Tensor> {
     Ok(Tensor::cat(&ages.collect::<candle_core::Result<Vec<_>>>()?, 2)?)
 }
 
+/// Rows of values that lie apart: row r holds `n` values from `place(r).0` on, `place(r).1` apart; zeros where a
+/// row starts beyond the values.
+fn gather(
+    values: &[f32],
+    n_rows: usize,
+    n: usize,
+    place: impl Fn(usize) -> (usize, usize) + Sync,
+) -> Vec<f32> {
+    /// Rows that one task fills: neighbours read the same cache lines.
+    const ROWS: usize = 32;
+    /// Values of a row that are filled before its neighbour's.
+    const STRETCH: usize = 64;
+    let mut rows = vec![0.0; n_rows * n];
+    rows.par_chunks_mut((ROWS * n).max(1)).enumerate().for_each(|(task_idx, rows)| {
+        for start in (0..n).step_by(STRETCH) {
+            for (row_idx, row) in rows.chunks_exact_mut(n).enumerate() {
+                let (first, pitch) = place(task_idx * ROWS + row_idx);
+                let from = values.get(first..).unwrap_or_default().iter().step_by(pitch).skip(start);
+                for (to, from) in row[start..].iter_mut().take(STRETCH).zip(from) {
+                    *to = *from;
+                }
+            }
+        }
+    });
+    rows
+}
+
 /// A weight and its bias: brought into form once when they are fixed, at each use while they train.
 #[derive(Debug)]
 pub(crate) struct Filter {
     form: Form,
     geometry: Geometry,
     c_in: usize,
+    c_out: usize,
     weights: Weights,
 }
 
@@ -119,19 +176,39 @@ impl Filter {
         let weights = if live {
             Weights::Live { weight: weight.clone(), bias: bias.cloned() }
         } else {
-            let (rows, bias) = (form.rows(weight)?, bias.map(|bias| form.bias(bias)).transpose()?);
-            if on_kernels(&rows)? && !form.is_depthwise() {
-                let n = rows.dim(1)?;
-                let values = rows.flatten_all()?.to_vec1::<f32>()?;
+            let bias = bias.map(|bias| form.bias(bias)).transpose()?;
+            if on_kernels(weight)? && !form.is_depthwise() {
+                let stride = if let Form::Transposed { stride } = form { stride } else { 1 };
                 Weights::Packed {
-                    packed: Arc::new(Packed::new(&values, n, geometry)?),
+                    packed: Arc::new(Packed::new(&form.values(weight)?, stride * c_out, geometry)?),
                     bias: bias.map(|bias| bias.to_vec1::<f32>()).transpose()?.map(Arc::from),
                 }
             } else {
-                Weights::Rows { rows, bias }
+                Weights::Rows { rows: form.rows(weight)?, bias }
             }
         };
-        Ok(Self { form, geometry, c_in, weights })
+        Ok(Self { form, geometry, c_in, c_out, weights })
+    }
+
+    /// Channels of a step of output.
+    pub(crate) fn c_out(&self) -> usize {
+        self.c_out
+    }
+
+    /// Weights that a row of output is made with: `stride` steps of a transposed convolution.
+    pub(crate) fn n_weights(&self) -> usize {
+        let phases = match self.form {
+            Form::Transposed { stride } | Form::TransposedDepthwise { stride } => stride,
+            Form::Conv | Form::Depthwise | Form::Matrix => 1,
+        };
+        let c_in = if self.form.is_depthwise() { 1 } else { self.c_in };
+        self.geometry.kernel * c_in * phases * self.c_out
+    }
+
+    /// What it maps to what.
+    pub(crate) fn name(&self) -> String {
+        let kind = if self.form.is_depthwise() { "depthwise " } else { "" };
+        format!("{kind}{} to {}", self.c_in, self.c_out)
     }
 
     /// Convolves whole windows: `[batch, n_in, c_in]` to `[batch, n_out, columns]`.

@@ -7,6 +7,7 @@
 //! ([`vector_jacobian`]). Convolutions, where training spends its time, have theirs written out.
 
 mod attention;
+mod combine;
 mod conv;
 mod conv_grad;
 mod depthwise;
@@ -25,6 +26,7 @@ mod weight_norm;
 
 pub use attention::Sight;
 pub(crate) use attention::{Past, attend};
+pub(crate) use combine::{add, add_scaled_steps};
 pub(crate) use conv::Geometry;
 pub(crate) use elementwise::{snake, snake_beta, unary};
 pub(crate) use filter::{Filter, Form};

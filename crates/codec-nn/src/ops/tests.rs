@@ -2,7 +2,7 @@
 
 use super::testing::{Rng, assert_close, bits, check_op, values};
 use super::{Filter, Form, Geometry, Past, Recurrent, Sight};
-use super::{attention, conv, depthwise, elementwise, lstm, norm, rotary, weight_norm};
+use super::{attention, combine, conv, depthwise, elementwise, lstm, norm, rotary, weight_norm};
 use crate::Error;
 use candle_core::{DType, Device, Tensor, Var};
 use codec_kernels::{Heads, Rotary, Unary};
@@ -153,6 +153,19 @@ fn activations_agree_and_have_gradients() {
             |[xs]| elementwise::unary_plain(xs, function),
         );
     }
+}
+
+#[test]
+fn sums_agree_and_have_gradients() {
+    let mut rng = Rng::new(9);
+    let (xs, ys, factors) = (rng.tensor(&[2, 5, 3]), rng.tensor(&[2, 5, 3]), rng.tensor(&[1, 5, 1]));
+    check_op(&mut rng, [xs.clone(), ys.clone()], |[xs, ys]| combine::add(xs, ys), |[xs, ys]| Ok((xs + ys)?));
+    check_op(
+        &mut rng,
+        [xs, ys],
+        |[xs, ys]| combine::add_scaled_steps(xs, ys, &factors),
+        |[xs, ys]| Ok((ys.broadcast_mul(&factors.to_dtype(ys.dtype())?)? + xs)?),
+    );
 }
 
 #[test]

@@ -3,6 +3,10 @@
 use super::{flat, on_kernels, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Values that one task folds: few, because each addition of a sum in f64 waits for the one before.
+const PARALLEL_VALUES: usize = 1 << 16;
 
 /// `gain * direction / |direction|`, the norm over all dimensions but the first.
 ///
@@ -30,17 +34,25 @@ pub(crate) fn plain(direction: &Tensor, gain: &Tensor) -> Result<Tensor> {
 /// `weight` `[rows, row_len]`, `gains` `[rows]`.
 pub(crate) fn fold(gains: &[f32], weight: &mut [f32]) -> std::result::Result<(), usize> {
     let row_len = (weight.len() / gains.len().max(1)).max(1);
-    for (row_idx, (row, &gain)) in weight.chunks_exact_mut(row_len).zip(gains).enumerate() {
-        let norm = norm(row);
-        if norm == 0.0 {
-            return Err(row_idx);
+    let n_rows = PARALLEL_VALUES.div_ceil(row_len);
+    let fold_rows = |(task_idx, (rows, gains)): (usize, (&mut [f32], &[f32]))| {
+        for (row_idx, (row, &gain)) in rows.chunks_exact_mut(row_len).zip(gains).enumerate() {
+            let norm = norm(row);
+            if norm == 0.0 {
+                return Some(task_idx * n_rows + row_idx);
+            }
+            let scale = f64::from(gain) / norm;
+            for v in row {
+                *v = (f64::from(*v) * scale) as f32;
+            }
         }
-        let scale = f64::from(gain) / norm;
-        for v in row {
-            *v = (f64::from(*v) * scale) as f32;
-        }
+        None
+    };
+    let tasks = weight.par_chunks_mut(n_rows * row_len).zip(gains.par_chunks(n_rows)).enumerate();
+    match tasks.filter_map(fold_rows).min() {
+        Some(row_idx) => Err(row_idx),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn norm(row: &[f32]) -> f64 {

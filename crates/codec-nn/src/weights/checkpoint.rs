@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const CONFIG: &str = "config.json";
 /// Weights of a directory, the first that exists; an index lists the shards.
@@ -26,6 +26,8 @@ const CONFIG_KEY: &str = "config";
 const WRAPPERS: [&str; 5] = ["module.", "_orig_mod.", "model.", "codec.", "generator."];
 /// Tensors that an error names when it says what was found.
 const N_NAMES_SHOWN: usize = 5;
+/// Bytes from which on a thread computes their digest while the model is built.
+const WORTH_A_THREAD: usize = 1 << 20;
 
 /// A checkpoint before its family is known.
 #[derive(Clone, Debug)]
@@ -37,8 +39,37 @@ pub struct Checkpoint {
     formats: BTreeSet<&'static str>,
     weights: Option<Weights>,
     parts: BTreeMap<String, Arc<Vec<u8>>>,
-    /// SHA-256 of each file with weights, by its name.
-    files: BTreeMap<String, [u8; 32]>,
+    digests: Digests,
+}
+
+/// SHA-256 of each file with weights, by its name, computed beside the loading.
+#[derive(Clone, Debug)]
+struct Digests {
+    files: Vec<(String, Arc<Vec<u8>>)>,
+    by_name: Arc<OnceLock<BTreeMap<String, [u8; 32]>>>,
+}
+
+impl Digests {
+    /// Begins to compute them.
+    fn of(files: Vec<(String, Arc<Vec<u8>>)>) -> Self {
+        let digests = Self { files, by_name: Arc::default() };
+        if digests.files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > WORTH_A_THREAD {
+            let beside = digests.clone();
+            // Without a thread they are computed when they are wanted.
+            let compute = move || {
+                beside.get();
+            };
+            std::thread::Builder::new().spawn(compute).ok();
+        }
+        digests
+    }
+
+    /// Waits for them.
+    fn get(&self) -> &BTreeMap<String, [u8; 32]> {
+        let digest =
+            |(name, bytes): &(String, Arc<Vec<u8>>)| (name.clone(), Sha256::digest(bytes.as_slice()).into());
+        self.by_name.get_or_init(|| self.files.iter().map(digest).collect())
+    }
 }
 
 impl Checkpoint {
@@ -85,8 +116,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(bytes: Vec<u8>, device: &Device) -> Result<Self> {
-        let files = BTreeMap::from([(String::new(), Sha256::digest(&bytes).into())]);
-        let tensors = read_tensors(&Arc::new(bytes))?;
+        let bytes = Arc::new(bytes);
+        let tensors = read_tensors(&bytes)?;
         Ok(Self {
             path: PathBuf::new(),
             config: tensors.config,
@@ -94,7 +125,7 @@ impl Checkpoint {
             formats: BTreeSet::from([tensors.format]),
             weights: Some(Weights::new(without_wrapper(tensors.entries), device)),
             parts: BTreeMap::new(),
-            files,
+            digests: Digests::of(vec![(String::new(), bytes)]),
         })
     }
 
@@ -107,7 +138,7 @@ impl Checkpoint {
             formats: BTreeSet::new(),
             weights: Some(Weights::new(BTreeMap::new(), device)),
             parts: BTreeMap::new(),
-            files: BTreeMap::new(),
+            digests: Digests::of(Vec::new()),
         }
     }
 
@@ -152,20 +183,22 @@ impl Checkpoint {
     /// For one file its SHA-256; for several the SHA-256 of the lines `HEX  NAME\n` in the order of
     /// their names, as `sha256sum * | sha256sum` prints it.
     pub fn sha256(&self) -> [u8; 32] {
-        if let (1, Some(sha256)) = (self.files.len(), self.files.values().next()) {
+        let files = self.files();
+        if let (1, Some(sha256)) = (files.len(), files.values().next()) {
             return *sha256;
         }
         let mut list = Sha256::new();
-        for (name, sha256) in &self.files {
+        for (name, sha256) in files {
             let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
             list.update(format!("{hex}  {name}\n"));
         }
         list.finalize().into()
     }
 
-    /// SHA-256 of each file with weights, by its name.
+    /// SHA-256 of each file with weights, by its name. They are computed beside the loading; this waits for
+    /// them.
     pub fn files(&self) -> &BTreeMap<String, [u8; 32]> {
-        &self.files
+        self.digests.get()
     }
 
     /// The error that says what was found.
@@ -232,17 +265,15 @@ impl Checkpoint {
     }
 
     fn from_parts(path: &Path, parts: BTreeMap<String, Arc<Vec<u8>>>) -> Self {
-        let sha256 =
-            |(name, bytes): (&String, &Arc<Vec<u8>>)| (name.clone(), Sha256::digest(bytes.as_slice()).into());
-        let files = parts.iter().map(sha256).collect();
-        let path = path.to_owned();
-        Self { path, config: None, metadata: None, formats: BTreeSet::new(), weights: None, parts, files }
+        let files = parts.iter().map(|(name, bytes)| (name.clone(), Arc::clone(bytes))).collect();
+        let (path, digests) = (path.to_owned(), Digests::of(files));
+        Self { path, config: None, metadata: None, formats: BTreeSet::new(), weights: None, parts, digests }
     }
 
     /// Joins the tensors of all `paths`; a configuration in one of them goes before `config`.
     fn from_files(path: &Path, paths: Vec<PathBuf>, config: Option<String>, device: &Device) -> Result<Self> {
         let (mut entries, mut own_config, mut metadata) = (BTreeMap::new(), None, None);
-        let (mut formats, mut files) = (BTreeSet::new(), BTreeMap::new());
+        let (mut formats, mut files) = (BTreeSet::new(), Vec::new());
         for file in paths {
             let bytes = Arc::new(read_file(&file)?);
             let tensors = read_tensors(&bytes)?;
@@ -254,7 +285,7 @@ impl Checkpoint {
             own_config = own_config.or(tensors.config);
             metadata = metadata.or(tensors.metadata);
             formats.insert(tensors.format);
-            files.insert(file_name(&file), Sha256::digest(bytes.as_slice()).into());
+            files.push((file_name(&file), bytes));
         }
         Ok(Self {
             path: path.to_owned(),
@@ -263,7 +294,7 @@ impl Checkpoint {
             formats,
             weights: Some(Weights::new(without_wrapper(entries), device)),
             parts: BTreeMap::new(),
-            files,
+            digests: Digests::of(files),
         })
     }
 }

@@ -1,0 +1,411 @@
+//! A network that runs on long inputs: cut into stages, each of which takes as many steps at a time as suit it.
+//!
+//! A layer gives the same bits however its input is cut, so the cut is free. At the audio's rate weights are
+//! small and activations large: a stage takes few steps, whose activations stay in the cache of one core from
+//! layer to layer. Near the latents it is the other way round: a stage takes many steps, so that large weights
+//! are read once for all of them. Stages hand steps on as soon as there are enough for the next one, and run
+//! at the same time, each on one thread, so that a recurrent stage, which waits for memory, overlaps with
+//! convolutions, which do not, and threads meet once in a chunk instead of once in every layer.
+
+use super::Net;
+use crate::error::{Error, Result};
+use crate::layers::{Chunk, DynLayer, DynState, Flow, Layer, Work, join, work};
+use candle_core::Tensor;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bytes of the largest activation in a stage: it, a copy of it and the next one fit in the second-level cache
+/// of a core.
+const CHUNK_BYTES: f64 = 262_144.0;
+/// A layer with more bytes of weights than this wants [`ENOUGH_ROWS`].
+const LARGE_WEIGHTS: f64 = 524_288.0;
+/// Rows of a product that are worth the reading of large weights.
+const ENOUGH_ROWS: f64 = 96.0;
+/// Neighbouring layers make one stage when their best chunks differ by less than this factor.
+const SIMILAR: f64 = 2.5;
+/// Up to so many chunks of the first stage the network takes in one piece: a short step of a stream is done
+/// soonest so.
+const ONE_PIECE: usize = 4;
+/// Chunks that may wait before a stage: the stage before it then rests.
+const MAX_WAITING: usize = 2;
+
+/// A network and its stages.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    net: Net,
+    stages: Vec<Stage>,
+}
+
+/// Consecutive layers of the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stage {
+    layers: Range<usize>,
+    /// Steps of input at a time, for one clip.
+    n_steps: usize,
+}
+
+/// The state of a stream.
+pub(super) type State = Vec<DynState>;
+
+impl Pipeline {
+    /// Cuts `net`, which takes `input`.
+    pub(super) fn new(net: Net, input: Flow) -> Self {
+        let stages = stages(&net, input);
+        Self { net, stages }
+    }
+
+    pub(super) fn init(&self) -> State {
+        self.net.init()
+    }
+
+    /// Takes the next steps of a stream, `[batch, time, channels]`, and gives what is complete, as
+    /// [`Layer::step`] of the network does.
+    pub(super) fn step(&self, state: &mut State, steps: Option<Tensor>, end: bool) -> Result<Option<Tensor>> {
+        let (batch, n_steps) =
+            steps.as_ref().map_or(Ok((1, 0)), |steps| steps.dims3().map(|d| (d.0, d.1)))?;
+        // Other devices have no such caches, and each of their calls costs too much to make it short.
+        let on_cpu = steps.as_ref().is_some_and(|steps| steps.device().is_cpu());
+        let fits = self.stages.first().is_none_or(|stage| n_steps <= ONE_PIECE * stage.chunk(batch));
+        match steps {
+            Some(steps) if on_cpu && !fits && state.len() == self.net.len() => {
+                self.run(state, steps, batch, end)
+            }
+            steps => Ok(self.net.step(state, Chunk { steps, end })?.steps),
+        }
+    }
+
+    fn run(
+        &self,
+        mut states: &mut [DynState],
+        steps: Tensor,
+        batch: usize,
+        end: bool,
+    ) -> Result<Option<Tensor>> {
+        let mut nodes = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            let (own, rest) = states.split_at_mut(stage.layers.len());
+            states = rest;
+            let layers = &self.net[stage.layers.clone()];
+            nodes.push(Node {
+                layers,
+                states: Some(own),
+                queue: Queue::default(),
+                chunk: stage.chunk(batch),
+                is_over: false,
+            });
+        }
+        let mut schedule = Schedule { nodes, outputs: Vec::new(), n_active: 1, end, error: None };
+        if let Some(first) = schedule.nodes.first_mut() {
+            first.queue.push(steps)?;
+            first.queue.is_closed = true;
+        }
+        let schedule = Mutex::new(schedule);
+        let n_threads = rayon::current_num_threads();
+        rayon::scope(|scope| work_off(scope, &schedule, n_threads));
+        let schedule = schedule.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match schedule.error {
+            Some(error) => Err(error),
+            None => join(&schedule.outputs),
+        }
+    }
+}
+
+impl Stage {
+    /// Steps at a time for so many clips side by side.
+    fn chunk(&self, batch: usize) -> usize {
+        (self.n_steps / batch.max(1)).max(1)
+    }
+}
+
+/// Groups layers whose best chunks are similar.
+fn stages(net: &Net, input: Flow) -> Vec<Stage> {
+    let mut stages: Vec<Stage> = Vec::new();
+    // Of the stage that is being put together: its least and its greatest best chunk, in seconds.
+    let (mut least, mut greatest, mut flow) = (0.0_f64, 0.0_f64, input);
+    for (layer_idx, layer) in net.iter().enumerate() {
+        let list = work(layer, flow);
+        let seconds = list.iter().map(best_seconds).fold(f64::INFINITY, f64::min);
+        let seconds = if seconds.is_finite() { seconds } else { least };
+        let (low, high) = (least.min(seconds), greatest.max(seconds));
+        match stages.last_mut() {
+            Some(stage) if high <= SIMILAR * low => {
+                stage.layers.end = layer_idx + 1;
+                (least, greatest) = (low, high);
+            }
+            _ => {
+                let n_steps = (seconds * flow.rate).ceil().max(1.0) as usize;
+                stages.push(Stage { layers: layer_idx..layer_idx + 1, n_steps });
+                (least, greatest) = (seconds, seconds);
+            }
+        }
+        flow = list.last().map_or(flow, |last| last.output);
+    }
+    stages
+}
+
+/// Seconds of a stream that a layer should take at a time.
+fn best_seconds(work: &Work<'_>) -> f64 {
+    let bytes = 4.0 * work.input.values().max(work.output.values());
+    let cached = CHUNK_BYTES / bytes.max(1.0);
+    if work.n_weights as f64 * 4.0 < LARGE_WEIGHTS {
+        return cached;
+    }
+    let rows = work.multiply_adds / work.n_weights as f64;
+    cached.max(ENOUGH_ROWS / rows)
+}
+
+/// Steps that wait for a stage.
+#[derive(Default)]
+struct Queue {
+    pieces: VecDeque<Tensor>,
+    n_steps: usize,
+    /// Whether the stage before has given its last.
+    is_closed: bool,
+}
+
+impl Queue {
+    fn push(&mut self, steps: Tensor) -> Result<()> {
+        self.n_steps += steps.dim(1)?;
+        self.pieces.push_back(steps);
+        Ok(())
+    }
+
+    /// Takes the first `n` steps, or all where there are fewer.
+    fn take(&mut self, n: usize) -> Result<Option<Tensor>> {
+        let mut missing = n.min(self.n_steps);
+        self.n_steps -= missing;
+        let mut taken = Vec::new();
+        while missing > 0
+            && let Some(piece) = self.pieces.pop_front()
+        {
+            let len = piece.dim(1)?;
+            if len > missing {
+                self.pieces.push_front(piece.narrow(1, missing, len - missing)?);
+            }
+            taken.push(piece.narrow(1, 0, len.min(missing))?);
+            missing -= len.min(missing);
+        }
+        join(&taken)
+    }
+}
+
+/// A stage during one call.
+struct Node<'a> {
+    layers: &'a [DynLayer],
+    /// Gone while a thread runs the stage.
+    states: Option<&'a mut [DynState]>,
+    queue: Queue,
+    chunk: usize,
+    /// Whether the stage has taken its last chunk.
+    is_over: bool,
+}
+
+/// What runs and what waits.
+struct Schedule<'a> {
+    nodes: Vec<Node<'a>>,
+    outputs: Vec<Tensor>,
+    /// Threads at work.
+    n_active: usize,
+    /// Whether the stream ends with this call.
+    end: bool,
+    error: Option<Error>,
+}
+
+/// A chunk for a stage.
+struct Job<'a> {
+    node_idx: usize,
+    layers: &'a [DynLayer],
+    states: &'a mut [DynState],
+    chunk: Chunk,
+}
+
+impl<'a> Schedule<'a> {
+    /// The last stage that can run: what it gives is soon used up.
+    fn next_job(&mut self) -> Result<Option<Job<'a>>> {
+        let Some(node_idx) = (0..self.nodes.len()).rev().find(|&node_idx| self.can_run(node_idx)) else {
+            return Ok(None);
+        };
+        let node = &mut self.nodes[node_idx];
+        let steps = node.queue.take(node.chunk)?;
+        node.is_over = node.queue.is_closed && node.queue.n_steps == 0;
+        let chunk = Chunk { steps, end: self.end && node.is_over };
+        let layers = node.layers;
+        Ok(node.states.take().map(|states| Job { node_idx, layers, states, chunk }))
+    }
+
+    fn can_run(&self, node_idx: usize) -> bool {
+        let node = &self.nodes[node_idx];
+        let has_work = node.queue.n_steps >= node.chunk || node.queue.is_closed;
+        let is_free = node.states.is_some() && !node.is_over && self.error.is_none();
+        let next = self.nodes.get(node_idx + 1);
+        is_free && has_work && next.is_none_or(|next| next.queue.n_steps < MAX_WAITING * next.chunk)
+    }
+
+    /// Puts back the states of a stage and hands on what it gave.
+    fn finish(&mut self, node_idx: usize, states: &'a mut [DynState], steps: Result<Option<Tensor>>) {
+        let node = &mut self.nodes[node_idx];
+        node.states = Some(states);
+        let is_over = node.is_over;
+        let steps = steps.unwrap_or_else(|error| {
+            self.error.get_or_insert(error);
+            None
+        });
+        match self.nodes.get_mut(node_idx + 1) {
+            Some(next) => {
+                if let Some(Err(error)) = steps.map(|steps| next.queue.push(steps)) {
+                    self.error.get_or_insert(error);
+                }
+                next.queue.is_closed = is_over;
+            }
+            None => self.outputs.extend(steps),
+        }
+    }
+}
+
+/// Runs stages until none can run; calls other threads when several can.
+///
+/// A thread without work leaves and is never blocked, so calls may be nested in the tasks of one pool.
+fn work_off<'s, 'a: 's>(scope: &rayon::Scope<'s>, schedule: &'s Mutex<Schedule<'a>>, n_threads: usize) {
+    loop {
+        let (job, is_alone) = {
+            let mut now = lock(schedule);
+            let job = now.next_job().unwrap_or_else(|error| {
+                now.error.get_or_insert(error);
+                None
+            });
+            let Some(job) = job else {
+                now.n_active -= 1;
+                return;
+            };
+            let others = (0..now.nodes.len()).any(|node_idx| now.can_run(node_idx));
+            if others && now.n_active < n_threads {
+                now.n_active += 1;
+                scope.spawn(move |scope| work_off(scope, schedule, n_threads));
+            }
+            (job, now.n_active < n_threads)
+        };
+        let Job { node_idx, layers, states, mut chunk } = job;
+        let mut run = || -> Result<Option<Tensor>> {
+            for (layer, state) in layers.iter().zip(states.iter_mut()) {
+                chunk =
+                    layer.step(state, std::mem::replace(&mut chunk, Chunk { steps: None, end: false }))?;
+            }
+            Ok(chunk.steps.take())
+        };
+        let steps = if is_alone { run() } else { codec_kernels::on_this_thread(run) };
+        lock(schedule).finish(node_idx, states, steps);
+    }
+}
+
+fn lock<'m, 'a>(schedule: &'m Mutex<Schedule<'a>>) -> MutexGuard<'m, Schedule<'a>> {
+    schedule.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::{
+        Activation, Conv1d, ConvSpec, ConvTranspose1d, Fill, Lstm, LstmWeights, Padding, Residual, Trim,
+    };
+    use crate::ops::testing::{Rng, bits};
+
+    const CHANNELS: usize = 2;
+
+    fn conv(rng: &mut Rng, c_in: usize, c_out: usize, kernel: usize, stride: usize) -> DynLayer {
+        let padding = Padding::same(kernel, stride, 1, false, Fill::Reflect);
+        let spec = ConvSpec { stride, padding, ..ConvSpec::default() };
+        DynLayer::new(Conv1d::new(&rng.tensor(&[c_out, c_in, kernel]), None, spec).unwrap())
+    }
+
+    /// Every kind of lag and both changes of rate.
+    fn net(rng: &mut Rng) -> Net {
+        let lstm = LstmWeights {
+            input: rng.tensor(&[24, 6]),
+            recurrent: rng.tensor(&[24, 6]),
+            input_bias: rng.tensor(&[24]),
+            recurrent_bias: rng.tensor(&[24]),
+        };
+        vec![
+            conv(rng, CHANNELS, 4, 7, 1),
+            DynLayer::new(Residual::new(vec![DynLayer::new(Activation::elu(1.0)), conv(rng, 4, 4, 3, 1)])),
+            conv(rng, 4, 6, 4, 2),
+            DynLayer::new(Residual::new(Lstm::new(vec![lstm]).unwrap())),
+            DynLayer::new(ConvTranspose1d::same(&rng.tensor(&[6, 3, 4]), None, 2, false).unwrap()),
+            DynLayer::new(Trim { left: 1, right: 2 }),
+            conv(rng, 3, 1, 5, 1),
+        ]
+    }
+
+    /// A pipeline of stages of one or more layers with small chunks, unlike each other.
+    fn cut(net: Net, rng: &mut Rng) -> Pipeline {
+        let mut stages = Vec::new();
+        let mut first = 0;
+        while first < net.len() {
+            let last = net.len().min(first + 1 + rng.below(2));
+            stages.push(Stage { layers: first..last, n_steps: 1 + rng.below(7) });
+            first = last;
+        }
+        Pipeline { net, stages }
+    }
+
+    #[test]
+    fn gives_the_bits_of_the_network_however_it_is_cut_and_on_any_number_of_threads() {
+        let mut rng = Rng::new(1);
+        for round in 0..60 {
+            let (net, batch, n_steps) = (net(&mut rng), 1 + round % 2, 8 + rng.below(120));
+            let xs = rng.tensor(&[batch, n_steps, CHANNELS]);
+            let want = bits(&net.forward(&xs).unwrap().unwrap());
+            let pipeline = cut(net, &mut rng);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + round % 4).build().unwrap();
+            let split = 1 + rng.below(n_steps - 1);
+            let got = pool.install(|| {
+                let mut state = pipeline.init();
+                let first = pipeline.step(&mut state, Some(xs.narrow(1, 0, split).unwrap()), false).unwrap();
+                let rest = Some(xs.narrow(1, split, n_steps - split).unwrap());
+                let last = pipeline.step(&mut state, rest, true).unwrap();
+                join(&[first, last].into_iter().flatten().collect::<Vec<_>>()).unwrap().unwrap()
+            });
+            assert_eq!(bits(&got), want, "round {round}: {:?}", pipeline.stages);
+        }
+    }
+
+    #[test]
+    fn every_complete_output_comes_at_once() {
+        let mut rng = Rng::new(2);
+        let (net, xs) = (net(&mut rng), rng.tensor(&[1, 100, CHANNELS]));
+        let (mut whole, mut state) = (net.init(), net.init());
+        let pipeline = cut(net, &mut rng);
+        for start in (0..100).step_by(50) {
+            let steps = xs.narrow(1, start, 50).unwrap();
+            let want = pipeline.net.step(&mut whole, Chunk::next(steps.clone())).unwrap().steps.unwrap();
+            let got = pipeline.step(&mut state, Some(steps), false).unwrap().unwrap();
+            assert_eq!(bits(&got), bits(&want));
+        }
+    }
+
+    #[test]
+    fn an_error_ends_the_call() {
+        let mut rng = Rng::new(3);
+        let mut net = net(&mut rng);
+        // Gets six channels where it wants five.
+        net.insert(4, conv(&mut rng, 5, 5, 1, 1));
+        let pipeline = cut(net, &mut rng);
+        let xs = rng.tensor(&[1, 200, CHANNELS]);
+        assert!(matches!(pipeline.step(&mut pipeline.init(), Some(xs), true), Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    fn stages_have_small_chunks_of_wide_steps_and_large_ones_of_large_weights() {
+        let mut rng = Rng::new(4);
+        let net = vec![
+            conv(&mut rng, 1, 64, 7, 1),
+            conv(&mut rng, 64, 64, 7, 1),
+            conv(&mut rng, 64, 512, 64, 32),
+            conv(&mut rng, 512, 512, 3, 1),
+        ];
+        let stages = stages(&net, Flow { rate: 24_000.0, channels: 1 });
+        // 256 KiB of 64 channels; 96 windows of 32 steps.
+        assert_eq!(stages, [Stage { layers: 0..2, n_steps: 1024 }, Stage { layers: 2..4, n_steps: 3072 }]);
+    }
+}
