@@ -17,7 +17,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("codec-hub", &["codec-core", "codec-io"]),
     ("codec-nn", &["codec-kernels", "codec-pickle", "codec-core"]),
     ("codec-metrics", &["codec-kernels", "codec-core"]),
-    ("codec-train", &["codec-core", "codec-io", "codec-nn", "codec-metrics"]),
+    ("codec-train", &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-metrics"]),
     ("codec-models", &["codec-core", "codec-io", "codec-hub", "codec-nn"]),
     ("codec-lm", &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-train", "codec-models"]),
     (

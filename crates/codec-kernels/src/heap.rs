@@ -7,7 +7,7 @@
 /// that trains; elsewhere than on Linux with glibc it does nothing.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[allow(unsafe_code, reason = "a setting of the allocator")]
+    #[expect(unsafe_code, reason = "a setting of the allocator")]
     // SAFETY: mallopt may be called at any time and only changes how the allocator asks the system for memory.
     unsafe {
         // Buffers of any size come from the heap, whose top is never given back.
