@@ -135,6 +135,20 @@ fn the_same_seed_gives_the_same_audio_streamed_or_not_for_any_number_of_threads(
 }
 
 #[test]
+fn a_prompt_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = folder.path().join("prompt.wav");
+    tone(&prompt, 24_000, 1, 0.2);
+    let before = std::fs::read(&prompt).unwrap();
+    for more in [&["--seconds", "0.2"][..], &["--seconds", "0.2", "--stream"], &["--seconds", "1e30"]] {
+        let mut command = program();
+        command.arg("continue").arg(&prompt).arg("-o").arg(&prompt).args(more).arg("--lm").arg(model());
+        command.assert().failure();
+        assert_eq!(std::fs::read(&prompt).unwrap(), before);
+    }
+}
+
+#[test]
 fn what_is_no_prompt_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.wav");

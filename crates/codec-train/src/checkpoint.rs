@@ -64,7 +64,7 @@ impl Saved {
         self.tensors.iter().filter_map(of_part).collect()
     }
 
-    /// Writes the file of this step into `folder`, then removes all but the newest `keep`.
+    /// Writes the file of this step into `folder`, then removes all but the newest `keep` up to this step.
     ///
     /// # Errors
     /// [`Error::Io`]; what was there before stands.
@@ -77,11 +77,28 @@ impl Saved {
         let mut file = AtomicFile::create(&path).map_err(Error::io(&path))?;
         file.write_all(&bytes).map_err(Error::io(&path))?;
         file.commit().map_err(Error::io(&path))?;
-        let all = list(folder)?;
+        let mut all = list(folder)?;
+        all.retain(|other| other.file_name() <= path.file_name());
         for old in all.iter().rev().skip(keep.max(1)) {
             std::fs::remove_file(old).map_err(Error::io(old))?;
         }
         Ok(path)
+    }
+
+    /// Renames the checkpoints in `folder` of later steps than this one, so that a run which goes on from here
+    /// is not taken up from them later; gives their new names.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_later_aside(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let own = format!("{PREFIX}{:08}{SUFFIX}", self.state.step);
+        let mut aside = Vec::new();
+        for later in list(folder)?.into_iter().filter(|path| path.file_name() > Some(own.as_ref())) {
+            let new = later.with_extension("set-aside");
+            std::fs::rename(&later, &new).map_err(Error::io(&later))?;
+            aside.push(new);
+        }
+        Ok(aside)
     }
 
     /// Reads a checkpoint: a file, or the newest in a folder.
@@ -149,6 +166,20 @@ mod tests {
         assert_eq!((read.state.step, f64::from_bits(read.state.losses["mel"])), (100, 0.1));
         assert_eq!(values(&read.part("model")["a.b"]), values(&noise(100, &[2, 3])));
         assert_eq!(read.part("moments")["a.b"].dims(), [2, 6]);
+    }
+
+    #[test]
+    fn a_run_from_an_older_checkpoint_keeps_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        for step in [2, 8] {
+            Saved::new(step, String::new(), 1.0).write(folder.path(), 2).unwrap();
+        }
+        let old = Saved::read(&list(folder.path()).unwrap()[0], &Device::Cpu).unwrap();
+        assert_eq!(old.set_later_aside(folder.path()).unwrap().len(), 1);
+        Saved::new(4, String::new(), 1.0).write(folder.path(), 1).unwrap();
+        assert_eq!(Saved::read(folder.path(), &Device::Cpu).unwrap().state.step, 4);
+        assert!(folder.path().join("checkpoint-00000008.set-aside").is_file());
+        assert_eq!(list(folder.path()).unwrap().len(), 1);
     }
 
     #[test]

@@ -335,7 +335,7 @@ pub struct ValidationConfig {
 }
 
 impl RunConfig {
-    /// Reads a file; relative paths in it become relative to its folder.
+    /// Reads a file; relative paths in it count from its folder and become absolute.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Format`], [`Error::Config`].
@@ -343,6 +343,8 @@ impl RunConfig {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let parsed = toml::from_str::<Self>(&text);
         let mut config = parsed.map_err(|e| Error::Format { path: path.to_owned(), why: e.to_string() })?;
+        // Absolute, so that a checkpoint finds its data from wherever the run is resumed.
+        let path = std::path::absolute(path).map_err(Error::io(path))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.output = folder.join(&config.output);
         config.model.checkpoint = config.model.checkpoint.map(|checkpoint| folder.join(checkpoint));
@@ -370,9 +372,23 @@ impl RunConfig {
         if self.data.batch_size == 0 || !(0.0..=600.0).contains(&self.data.crop_seconds) {
             return refuse("data", "needs a batch and a crop of at most 600 seconds");
         }
-        if !probability.contains(&self.data.mix_probability) || !probability.contains(&self.quantizer.dropout)
-        {
-            return refuse("data.mix_probability", "and quantizer.dropout lie in 0..=1");
+        for (field, value) in [
+            ("data.mix_probability", self.data.mix_probability),
+            ("quantizer.dropout", self.quantizer.dropout),
+        ] {
+            if !probability.contains(&value) {
+                return refuse(field, "lies in 0..=1");
+            }
+        }
+        let optimizer = &self.optimizer;
+        if !(optimizer.learning_rate > 0.0 && optimizer.learning_rate.is_finite()) {
+            return refuse("optimizer.learning_rate", "must be above 0");
+        }
+        if !optimizer.betas.iter().all(|beta| decay.contains(beta)) {
+            return refuse("optimizer.betas", "lie in 0..1");
+        }
+        if !probability.contains(&optimizer.final_share) {
+            return refuse("optimizer.final_share", "lies in 0..=1");
         }
         if !decay.contains(&self.quantizer.decay) || !decay.contains(&self.optimizer.average) {
             return refuse("quantizer.decay", "and optimizer.average lie in 0..1");

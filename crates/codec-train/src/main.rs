@@ -51,6 +51,9 @@ enum Command {
         /// Train to this step instead of the configuration's.
         #[arg(long)]
         steps: Option<u64>,
+        /// Peak of the learning rate from here on, such as a lower one after a run that diverged.
+        #[arg(long, value_name = "RATE")]
+        learning_rate: Option<f64>,
     },
     /// Write a run's model as a folder for `codec --model`.
     Export {
@@ -118,13 +121,22 @@ fn start(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train { config, overwrite } => {
             let config = RunConfig::open(&config)?;
-            clear(&config.output, overwrite)?;
-            train(Trainer::new(config, &device)?, &device)
+            let old = old_run(&config.output, overwrite)?;
+            let trainer = Trainer::new(config, &device)?;
+            // Only now that the new run can begin.
+            old.iter().try_for_each(std::fs::remove_file).context("removing the old run")?;
+            train(trainer, &device)
         }
-        Command::Resume { run, steps } => {
+        Command::Resume { run, steps, learning_rate } => {
             let (saved, mut config) = open(&run, &device)?;
             config.schedule.steps = steps.unwrap_or(config.schedule.steps);
-            train(Trainer::resume(&saved, config, &device)?, &device)
+            config.optimizer.learning_rate = learning_rate.unwrap_or(config.optimizer.learning_rate);
+            let output = config.output.clone();
+            let trainer = Trainer::resume(&saved, config, &device)?;
+            for aside in saved.set_later_aside(&output)? {
+                eprintln!("a checkpoint of a later step is set aside: {}", aside.display());
+            }
+            train(trainer, &device)
         }
         Command::Export { run, output, half } => {
             let (saved, config) = open(&run, &device)?;
@@ -164,22 +176,19 @@ fn open(run: &Path, device: &Device) -> Result<(Saved, RunConfig)> {
     Ok((saved, config))
 }
 
-/// Refuses to begin where a run has been, or removes what is left of it.
-fn clear(output: &Path, overwrite: bool) -> Result<()> {
+/// The checkpoints that a new run takes the place of; refuses to begin where a run has been.
+fn old_run(output: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     if !output.is_dir() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let checkpoints = codec_train::checkpoint::list(output)?;
-    if checkpoints.is_empty() {
-        return Ok(());
-    }
-    if !overwrite {
+    if !checkpoints.is_empty() && !overwrite {
         let folder = output.display();
         bail!(
             "{folder} holds a run: go on with `codec-train resume {folder}`, or begin anew with --overwrite"
         );
     }
-    checkpoints.iter().try_for_each(std::fs::remove_file).context("removing the old run")
+    Ok(checkpoints)
 }
 
 fn train(mut trainer: Trainer, device: &Device) -> Result<ExitCode> {

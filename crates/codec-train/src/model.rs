@@ -43,6 +43,13 @@ impl Model {
         let model = Self { checkpoint: checkpoint.trained(&variables), variables, config: config_json };
         // Makes every variable, and finds what is wrong before the first step.
         model.networks()?;
+        let names = model.variables.all();
+        if let Some(prefix) =
+            config.freeze.iter().find(|&prefix| !names.keys().any(|n| n.starts_with(prefix)))
+        {
+            let why = format!("`{prefix}` is the start of no tensor's name");
+            return Err(Error::config("model.freeze", why));
+        }
         let exported = Checkpoint::from_bytes(model.export(&BTreeMap::new(), DType::F32)?, device)?;
         load_checkpoint(&exported, device).map_err(|e| {
             let why = format!("a model trained from this could not be loaded again ({e}): set model.config");

@@ -43,7 +43,15 @@ pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Res
     let mut log = Log::open(&config.output, trainer.step())?;
     let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
     while trainer.step() < schedule.steps {
-        let report = trainer.advance()?;
+        let report = match trainer.advance() {
+            Ok(report) => report,
+            // A file that cannot be read, say: what was learnt since the last checkpoint is kept.
+            Err(error) if !matches!(error, Error::Diverged { .. }) && trainer.step() > 0 => {
+                watch.saved(&trainer.checkpoint()?);
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
         watch.step(&report);
         log.push(report);
         let step = trainer.step();
@@ -51,18 +59,22 @@ pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Res
         if is_last || is_due(step, schedule.log_every) {
             log.flush(trainer.seconds(), &usage(trainer))?;
         }
+        let stops = watch.wants_stop() && !is_last;
+        let mut saved = None;
+        if is_last || stops || is_due(step, schedule.checkpoint_every) {
+            let path = trainer.checkpoint()?;
+            watch.saved(&path);
+            saved = Some(path);
+        }
+        // After the checkpoint, so that nothing is lost where it fails.
         if !validator.is_empty() && (is_last || is_due(step, schedule.validate_every)) {
             let report = validator.judge(trainer.export(DType::F32)?, device)?;
             watch.validated(step, &report);
             log.validation(step, trainer.seconds(), report)?;
         }
-        let stops = watch.wants_stop() && !is_last;
-        if is_last || stops || is_due(step, schedule.checkpoint_every) {
-            let path = trainer.checkpoint()?;
-            watch.saved(&path);
-            if stops {
-                return Ok(Outcome::Stopped(path));
-            }
+        if let (true, Some(path)) = (stops, saved) {
+            log.flush(trainer.seconds(), &usage(trainer))?;
+            return Ok(Outcome::Stopped(path));
         }
     }
     let folder = config.output.join(MODEL);

@@ -107,6 +107,11 @@ impl Trainer {
         config.check()?;
         let model = Model::new(&config.model, config.seed, device)?;
         let Networks { info, quantizer: net, .. } = model.networks()?;
+        let n_codebooks = info.layout.n_codebooks();
+        if config.validation.n_codebooks.iter().any(|&n| n == 0 || n > n_codebooks) {
+            let why = format!("must lie in 1..={n_codebooks}");
+            return Err(Error::config("validation.n_codebooks", why));
+        }
         let crop_len = crop_len(&config, &info)?;
         let library = Arc::new(Library::new(&config.data, info.audio, crop_len, config.seed)?);
         let losses = AudioLosses::new(&config.loss, info.audio.sample_rate)?;
@@ -217,8 +222,8 @@ impl Trainer {
     /// One step: a batch, its losses and gradients, and the change of all variables.
     ///
     /// # Errors
-    /// [`Error::Diverged`] when a loss or the gradient is not finite or explodes: the variables are then as
-    /// they were before the step. What data and tensors fail with.
+    /// [`Error::Diverged`] when a loss explodes, or it or the gradient is not finite: the codec's variables are
+    /// then as they were before the step. What data and tensors fail with.
     pub fn advance(&mut self) -> Result<StepReport> {
         let began = Instant::now();
         if self.step == self.config.quantizer.start {

@@ -20,6 +20,8 @@ use std::time::Instant;
 const STD: &str = "-";
 /// Frames that are decoded together while audio is streamed, and while it is not.
 const FRAMES: [usize; 2] = [4, 50];
+/// Longest prompt and output: a day.
+const MAX_SECONDS: f64 = 86_400.0;
 
 /// Carry on from a recording.
 ///
@@ -59,7 +61,7 @@ struct Common {
     #[arg(short, long, value_name = "OUT.wav")]
     output: Option<PathBuf>,
     /// Seconds to make.
-    #[arg(short, long, default_value_t = 5.0)]
+    #[arg(short, long, default_value_t = 5.0, allow_negative_numbers = true)]
     seconds: f64,
     /// Let audio out while it is being made.
     #[arg(long)]
@@ -69,7 +71,7 @@ struct Common {
     seed: u64,
     /// Temperatures of the codebooks, coarse to fine; the last is that of all behind it. 0 takes the
     /// likeliest code.
-    #[arg(short, long, value_name = "T,..", value_delimiter = ',', default_values_t = [0.95])]
+    #[arg(short, long, value_name = "T,..", value_delimiter = ',', default_values_t = [0.95], allow_negative_numbers = true)]
     temperature: Vec<f64>,
     /// Likeliest codes to choose from, in the same way; 0 for all.
     #[arg(long, value_name = "K,..", value_delimiter = ',', default_values_t = [0])]
@@ -96,15 +98,15 @@ struct Outcome {
     prompt_seconds: f64,
     seconds: f64,
     seed: u64,
-    /// From the end of the prompt to the first samples.
+    /// From when the prompt has been read to the first samples.
     first_audio_seconds: f64,
     /// Seconds made per second.
     speed: f64,
 }
 
 pub(crate) fn carry_on(args: &ContinueArgs, global: &Global) -> Result<ExitCode> {
-    if !(args.prompt_seconds > 0.0 && args.prompt_seconds <= 3600.0) {
-        bail!("--prompt-seconds {}: must lie in 0..=3600", args.prompt_seconds);
+    if !(args.prompt_seconds > 0.0 && args.prompt_seconds <= MAX_SECONDS) {
+        bail!("--prompt-seconds {}: must be above 0 and at most {MAX_SECONDS}", args.prompt_seconds);
     }
     let prompt = Some(Prompt { path: &args.prompt, seconds: args.prompt_seconds, is_kept: args.with_prompt });
     make(&args.common, prompt, global)
@@ -164,19 +166,28 @@ impl Common {
 }
 
 fn make(args: &Common, prompt: Option<Prompt<'_>>, global: &Global) -> Result<ExitCode> {
-    if !(args.seconds > 0.0 && args.seconds.is_finite()) {
-        bail!("--seconds {}: must be above 0", args.seconds);
+    if !(args.seconds > 0.0 && args.seconds <= MAX_SECONDS) {
+        bail!("--seconds {}: must be above 0 and at most {MAX_SECONDS}", args.seconds);
+    }
+    let output = args.output(prompt.map(|prompt| prompt.path));
+    if let Some(prompt) = prompt
+        && is_same_file(prompt.path, &output)
+    {
+        bail!("{}: would be written over the prompt; name another place with -o", output.display());
     }
     let model = args.lm.load()?;
     let loaded = args.codec.load(model.codec(), global)?;
     let codec = loaded.codec.as_ref();
     let options = args.options(model.as_ref())?;
-    let codes = prompt.map_or_else(
-        || Ok(Codes::empty(Arc::clone(model.arrangement().layout()))),
-        |prompt| encode(&prompt, model.as_ref(), codec),
-    )?;
-    let output = args.output(prompt.map(|prompt| prompt.path));
-    let outcome = write(args, prompt, &output, model.as_ref(), codec, &codes, options, global)?;
+    let audio = prompt.map(|prompt| hear(&prompt, model.as_ref(), codec)).transpose()?;
+    // From here on a listener waits.
+    let began = Instant::now();
+    let layout = model.arrangement().layout();
+    let codes = match &audio {
+        Some(audio) => codec.encode(audio, layout.n_codebooks())?,
+        None => Codes::empty(Arc::clone(layout)),
+    };
+    let outcome = write(args, prompt, &output, model.as_ref(), codec, &codes, options, began, global)?;
     let to_stdout = output == Path::new(STD);
     let line = if global.json {
         serde_json::to_string(&outcome)?
@@ -194,17 +205,21 @@ fn make(args: &Common, prompt: Option<Prompt<'_>>, global: &Global) -> Result<Ex
     Ok(if is_stopping() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-fn encode(prompt: &Prompt<'_>, model: &dyn LanguageModel, codec: &dyn Codec) -> Result<Codes> {
+/// The end of the prompt, as the codec takes it.
+fn hear(prompt: &Prompt<'_>, model: &dyn LanguageModel, codec: &dyn Codec) -> Result<AudioBuffer> {
     let info = codec.info();
     let layout = model.arrangement().layout();
-    let n_codebooks = layout.n_codebooks();
-    let fits = info.layout.truncated(n_codebooks).is_ok_and(|own| own == **layout);
+    let fits = info.layout.truncated(layout.n_codebooks()).is_ok_and(|own| own == **layout);
     if !fits {
         bail!("the language model reads {layout}, the codec {} writes {}", info.model, info.layout);
     }
     let block_len = info.hop_length as usize * info.layout.block_frames() as usize;
-    let audio = prompt::read(prompt.path, info.audio, prompt.seconds, block_len)?;
-    Ok(codec.encode(&audio, n_codebooks)?)
+    prompt::read(prompt.path, info.audio, prompt.seconds, block_len)
+}
+
+/// Whether two paths lead to one file, by whatever names and links.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    a != Path::new(STD) && matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Takes the samples of a stream that lie behind the prompt and before the end.
@@ -238,6 +253,7 @@ fn write(
     codec: &dyn Codec,
     codes: &Codes,
     options: Options,
+    began: Instant,
     global: &Global,
 ) -> Result<Outcome> {
     let info = codec.info();
@@ -260,7 +276,6 @@ fn write(
     let mut sink = Sink { writer: writer.with_context(name)?, n_skip, n_left, first: None };
     let bar = global.bar("frames", n_frames as u64);
 
-    let began = Instant::now();
     let mut decoder: Box<dyn Decoder + '_> = codec.decoder()?;
     if !codes.is_empty() {
         sink.push(&decoder.push(codes)?)?;

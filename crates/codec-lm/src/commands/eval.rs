@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         None => bail!("--only {pair}: is not COLUMN=VALUE"),
     });
     let only = only.collect::<Result<BTreeMap<_, _>>>()?;
-    let loaded = args.codec.load_named()?;
+    let loaded = args.codec.load_known(model.codec())?;
     if let (Some(expected), Some(loaded)) = (model.codec(), &loaded) {
         expected.check(loaded.codec.info(), &loaded.sha256)?;
     }

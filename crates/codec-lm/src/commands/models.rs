@@ -66,8 +66,10 @@ impl CodecArgs {
         Ok(codec)
     }
 
-    /// The codec that was named, if one was.
-    pub(crate) fn load_named(&self) -> Result<Option<Loaded>> {
-        Ok(self.codec.as_ref().map(|name| codec_models::load(name, &Device::Cpu)).transpose()?)
+    /// The codec that was named, or the published one that the language model names; none where neither is.
+    pub(crate) fn load_known(&self, expected: Option<&CodecIdentity>) -> Result<Option<Loaded>> {
+        let own = expected.map(|codec| codec.model.as_str()).filter(|name| codec_models::card(name).is_ok());
+        let name = self.codec.as_deref().or(own);
+        Ok(name.map(|name| codec_models::load(name, &Device::Cpu)).transpose()?)
     }
 }

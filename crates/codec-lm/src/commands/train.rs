@@ -131,6 +131,11 @@ pub(crate) fn resume(args: &ResumeArgs, global: &Global) -> Result<ExitCode> {
 }
 
 pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
+    if let (Ok(from), Ok(to)) = (args.model.canonicalize(), args.output.canonicalize())
+        && from == to
+    {
+        bail!("{}: would be written over the model itself; name another folder", args.output.display());
+    }
     let read = |name: &str| {
         let path = args.model.join(name);
         std::fs::read(&path).with_context(|| path.display().to_string())

@@ -126,16 +126,14 @@ impl Weights {
             }
             entries.insert(new, entry.clone());
         }
-        let (prefix, variables) = (self.prefix.clone(), self.variables.clone());
-        Ok(Self { prefix, variables, ..Self::new(entries, &self.shared.device) })
+        Ok(self.holding(entries))
     }
 
     /// The tensors but those that the model has no use for; `is_useless` sees whole names.
     pub fn without(&self, is_useless: impl Fn(&str) -> bool) -> Self {
         let entries = self.shared.entries.iter().filter(|(name, _)| !is_useless(name));
         let entries = entries.map(|(name, entry)| (name.clone(), entry.clone())).collect();
-        let (prefix, variables) = (self.prefix.clone(), self.variables.clone());
-        Self { prefix, variables, ..Self::new(entries, &self.shared.device) }
+        self.holding(entries)
     }
 
     /// The same tensors, some of them with their dimensions in another order: `order` sees whole names and
@@ -158,8 +156,12 @@ impl Weights {
             };
             (entry.shape, entry.strides) = (shape, Some(strides));
         }
-        let (prefix, variables) = (self.prefix.clone(), self.variables.clone());
-        Ok(Self { prefix, variables, ..Self::new(entries, &self.shared.device) })
+        Ok(self.holding(entries))
+    }
+
+    /// Other tensors in the same place.
+    fn holding(&self, entries: BTreeMap<String, Entry>) -> Self {
+        Self { shared: Self::new(entries, &self.shared.device).shared, ..self.clone() }
     }
 
     /// The device that tensors are put on.

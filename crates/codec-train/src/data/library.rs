@@ -191,6 +191,10 @@ pub fn decode(path: &Path, spec: AudioSpec, max_seconds: Option<f64>) -> Result<
     if samples.is_empty() {
         return Err(Error::Data { why: format!("{} holds no samples", path.display()) });
     }
+    if samples.iter().any(|x| !x.is_finite()) {
+        let why = format!("{} holds samples that are not finite numbers", path.display());
+        return Err(Error::Data { why });
+    }
     Ok(samples)
 }
 

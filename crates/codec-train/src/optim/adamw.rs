@@ -109,7 +109,15 @@ impl AdamW {
 pub fn global_norm(vars: &BTreeMap<String, Var>, grads: &GradStore) -> Result<f64> {
     let mut total = 0.0;
     for grad in vars.values().filter_map(|var| grads.get(var)) {
-        total += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        // Scaled, or the square of a large gradient, as silence makes it at the start, would not fit.
+        let peak = f64::from(grad.abs()?.max_all()?.to_scalar::<f32>()?);
+        if peak > 0.0 {
+            let scaled = (grad / peak)?.sqr()?.sum_all()?.to_scalar::<f32>()?;
+            total += peak * peak * f64::from(scaled);
+        }
+        if peak.is_nan() {
+            return Ok(peak);
+        }
     }
     Ok(total.sqrt())
 }
