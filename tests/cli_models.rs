@@ -14,6 +14,7 @@ use support::{Reply, Server};
 /// A model on the hub whose card states no hash of its weights.
 const MODEL: &str = "encodec_48khz";
 const REPOSITORY: &str = "facebook/encodec_48khz";
+const EMBEDDED: &str = "codec-16khz";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -137,6 +138,27 @@ fn licences_are_told_and_asked_for() {
     }
     let unknown = run(&["models", "show", "encodec_42khz"]);
     assert!(stderr(&unknown).contains("did you mean encodec_24khz?"), "{}", stderr(&unknown));
+}
+
+#[test]
+fn the_embedded_model_has_nothing_to_fetch() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
+    for action in ["pull", "path", "verify"] {
+        let refused = run(&["models", action, EMBEDDED]);
+        assert_eq!(refused.status.code(), Some(1), "{action}");
+        let message = stderr(&refused);
+        assert!(message.contains(&format!("{EMBEDDED} is part of this program")), "{action}: {message}");
+        assert!(refused.stdout.is_empty(), "{action}");
+    }
+    let shown = String::from_utf8(ok(run(&["models", "show", EMBEDDED])).stdout).unwrap();
+    assert!(shown.contains("part of this program"), "{shown}");
+    for listed in json(&ok(run(&["models", "list", "--json"]))) {
+        assert_eq!(listed["embedded"], listed["name"] == EMBEDDED, "{listed}");
+    }
+    let listed = String::from_utf8(ok(run(&["models", "list"])).stdout).unwrap();
+    let is_here: Vec<_> = listed.lines().filter(|line| line.starts_with("* ")).collect();
+    assert!(matches!(is_here[..], [line] if line.contains(EMBEDDED)), "{listed}");
 }
 
 #[test]

@@ -89,7 +89,6 @@ class Subject:
 
 @torch.no_grad()
 def main() -> None:
-    torch.set_num_threads(2)
     prefixes = sys.argv[1:] or [""]
     modules = sorted(path.stem for path in Path(__file__).parent.glob("*_full.py"))
     subjects = [subject for module in modules for subject in importlib.import_module(module).SUBJECTS]

@@ -21,7 +21,8 @@ use std::process::ExitCode;
 /// Turn files of other programs into token files, without decoding them.
 ///
 /// Reads `.ecdc` (EnCodec without its language model), `.dac` (Descript audio codec) and `.npy` (an array of
-/// codes, whose model --model names); what a file is its content says. Pickles are parsed and never run. What becomes of what is told in docs/exchange.md.
+/// codes, whose model --model names), told apart by their content. Pickles are parsed and never run.
+/// docs/exchange.md tells what becomes of each field.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec import song.ecdc                       writes song.nac
