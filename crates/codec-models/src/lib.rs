@@ -115,7 +115,8 @@ fn open_card(card: &ModelCard, device: &Device) -> Result<(Checkpoint, Option<Fo
 
 /// Fails unless the files are those that the card or the first pull knew.
 fn check_digests(checkpoint: &Checkpoint, card: &ModelCard, found: &Found) -> Result<()> {
-    for (name, actual) in checkpoint.files() {
+    let folder = found.folder.display().to_string();
+    for (name, actual) in checkpoint.files().map_err(Error::load(&folder))? {
         if let Some(expected) = found.sha256.get(name)
             && expected.0 != *actual
         {

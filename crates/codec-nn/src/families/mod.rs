@@ -79,7 +79,7 @@ pub fn load(path: &Path, device: &Device) -> Result<Loaded> {
 pub fn load_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded> {
     let family = FAMILIES.iter().find(|family| (family.recognizes)(checkpoint));
     let family = family.ok_or_else(|| checkpoint.unrecognized())?;
-    Ok(Loaded { codec: (family.load)(checkpoint, device)?, sha256: checkpoint.sha256() })
+    Ok(Loaded { codec: (family.load)(checkpoint, device)?, sha256: checkpoint.sha256()? })
 }
 
 /// The parts of the codec in `checkpoint`, for training: tie it to variables first

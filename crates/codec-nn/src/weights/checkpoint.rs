@@ -1,9 +1,10 @@
 //! What lies at a path: weights with their configuration, or the parts of a TFLite codec.
 
+use super::source::Source;
 use super::{Dtype, Entry, Weights, nemo, torch};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
-use safetensors::SafeTensors;
+use safetensors::tensor::{Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ const CONFIG_KEY: &str = "config";
 const WRAPPERS: [&str; 5] = ["module.", "_orig_mod.", "model.", "codec.", "generator."];
 /// Tensors that an error names when it says what was found.
 const N_NAMES_SHOWN: usize = 5;
+/// Longest header of a safetensors file, as its library has it.
+const MAX_HEADER_BYTES: usize = 100_000_000;
 /// Bytes from which on a thread computes their digest while the model is built.
 const WORTH_A_THREAD: usize = 1 << 20;
 
@@ -42,22 +45,24 @@ pub struct Checkpoint {
     digests: Digests,
 }
 
+type ByName = BTreeMap<String, [u8; 32]>;
+
 /// SHA-256 of each file with weights, by its name, computed beside the loading.
 #[derive(Clone, Debug)]
 struct Digests {
-    files: Vec<(String, Arc<Vec<u8>>)>,
-    by_name: Arc<OnceLock<BTreeMap<String, [u8; 32]>>>,
+    files: Vec<(String, Source)>,
+    by_name: Arc<OnceLock<Result<ByName>>>,
 }
 
 impl Digests {
     /// Begins to compute them.
-    fn of(files: Vec<(String, Arc<Vec<u8>>)>) -> Self {
+    fn of(files: Vec<(String, Source)>) -> Self {
         let digests = Self { files, by_name: Arc::default() };
-        if digests.files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > WORTH_A_THREAD {
+        if digests.files.iter().map(|(_, source)| source.len()).sum::<usize>() > WORTH_A_THREAD {
             let beside = digests.clone();
             // Without a thread they are computed when they are wanted.
             let compute = move || {
-                beside.get();
+                beside.computed();
             };
             std::thread::Builder::new().spawn(compute).ok();
         }
@@ -65,9 +70,20 @@ impl Digests {
     }
 
     /// Waits for them.
-    fn get(&self) -> &BTreeMap<String, [u8; 32]> {
-        let digest =
-            |(name, bytes): &(String, Arc<Vec<u8>>)| (name.clone(), Sha256::digest(bytes.as_slice()).into());
+    fn get(&self) -> Result<&ByName> {
+        self.computed().as_ref().map_err(|error| match error {
+            // Which cannot be cloned whole.
+            Error::Io { path, source } => io_error(path, source.kind().into()),
+            other => Error::Format { what: "weights", offset: 0, why: other.to_string() },
+        })
+    }
+
+    fn computed(&self) -> &Result<ByName> {
+        let digest = |(name, source): &(String, Source)| {
+            let mut sha256 = Sha256::new();
+            source.pieces(|piece| sha256.update(piece))?;
+            Ok((name.clone(), sha256.finalize().into()))
+        };
         self.by_name.get_or_init(|| self.files.iter().map(digest).collect())
     }
 }
@@ -116,8 +132,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(bytes: Vec<u8>, device: &Device) -> Result<Self> {
-        let bytes = Arc::new(bytes);
-        let tensors = read_tensors(&bytes)?;
+        let source = Source::new(bytes);
+        let tensors = read_tensors(&source)?;
         Ok(Self {
             path: PathBuf::new(),
             config: tensors.config,
@@ -125,7 +141,7 @@ impl Checkpoint {
             formats: BTreeSet::from([tensors.format]),
             weights: Some(Weights::new(without_wrapper(tensors.entries), device)),
             parts: BTreeMap::new(),
-            digests: Digests::of(vec![(String::new(), bytes)]),
+            digests: Digests::of(vec![(String::new(), source)]),
         })
     }
 
@@ -182,22 +198,28 @@ impl Checkpoint {
     ///
     /// For one file its SHA-256; for several the SHA-256 of the lines `HEX  NAME\n` in the order of
     /// their names, as `sha256sum * | sha256sum` prints it.
-    pub fn sha256(&self) -> [u8; 32] {
-        let files = self.files();
+    ///
+    /// # Errors
+    /// As [`Checkpoint::files`].
+    pub fn sha256(&self) -> Result<[u8; 32]> {
+        let files = self.files()?;
         if let (1, Some(sha256)) = (files.len(), files.values().next()) {
-            return *sha256;
+            return Ok(*sha256);
         }
         let mut list = Sha256::new();
         for (name, sha256) in files {
             let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
             list.update(format!("{hex}  {name}\n"));
         }
-        list.finalize().into()
+        Ok(list.finalize().into())
     }
 
     /// SHA-256 of each file with weights, by its name. They are computed beside the loading; this waits for
     /// them.
-    pub fn files(&self) -> &BTreeMap<String, [u8; 32]> {
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read any more.
+    pub fn files(&self) -> Result<&BTreeMap<String, [u8; 32]>> {
         self.digests.get()
     }
 
@@ -265,7 +287,8 @@ impl Checkpoint {
     }
 
     fn from_parts(path: &Path, parts: BTreeMap<String, Arc<Vec<u8>>>) -> Self {
-        let files = parts.iter().map(|(name, bytes)| (name.clone(), Arc::clone(bytes))).collect();
+        let files =
+            parts.iter().map(|(name, bytes)| (name.clone(), Source::new(Arc::clone(bytes)))).collect();
         let (path, digests) = (path.to_owned(), Digests::of(files));
         Self { path, config: None, metadata: None, formats: BTreeSet::new(), weights: None, parts, digests }
     }
@@ -275,8 +298,8 @@ impl Checkpoint {
         let (mut entries, mut own_config, mut metadata) = (BTreeMap::new(), None, None);
         let (mut formats, mut files) = (BTreeSet::new(), Vec::new());
         for file in paths {
-            let bytes = Arc::new(read_file(&file)?);
-            let tensors = read_tensors(&bytes)?;
+            let source = Source::open(&file)?;
+            let tensors = read_tensors(&source)?;
             if let Some(name) = tensors.entries.keys().find(|name| entries.contains_key(*name)) {
                 let why = format!("{name} is in two of the checkpoint's files");
                 return Err(Error::Config { field: "shards", why });
@@ -285,7 +308,7 @@ impl Checkpoint {
             own_config = own_config.or(tensors.config);
             metadata = metadata.or(tensors.metadata);
             formats.insert(tensors.format);
-            files.push((file_name(&file), bytes));
+            files.push((file_name(&file), source));
         }
         Ok(Self {
             path: path.to_owned(),
@@ -311,33 +334,37 @@ pub(super) struct Tensors {
 }
 
 /// Reads a weights file of any kind.
-pub(super) fn read_tensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
-    if bytes.starts_with(torch::ZIP_MAGIC) {
-        return torch::read_zip(bytes);
+pub(super) fn read_tensors(source: &Source) -> Result<Tensors> {
+    let start = source.start(nemo::N_MAGIC_BYTES)?;
+    if start.starts_with(torch::ZIP_MAGIC) {
+        return torch::read_zip(source);
     }
-    if bytes.starts_with(torch::LEGACY_MAGIC) {
-        return torch::read_legacy(bytes);
+    if start.starts_with(torch::LEGACY_MAGIC) {
+        return torch::read_legacy(source);
     }
-    if nemo::is_archive(bytes) {
-        return nemo::read(bytes);
+    if nemo::is_archive(&start) {
+        return nemo::read(source);
     }
     // A safetensors file starts with the length of its header, which is JSON.
-    if bytes.get(8) == Some(&b'{') {
-        return read_safetensors(bytes);
+    if start.get(8) == Some(&b'{') {
+        return read_safetensors(source);
     }
     let why = "neither safetensors nor a file of torch.save or NeMo".to_owned();
     Err(Error::Format { what: "weights", offset: 0, why })
 }
 
-fn read_safetensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
-    let (header_len, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| Error::Format {
-        what: "safetensors",
-        offset: 0,
-        why: e.to_string(),
-    })?;
-    // The eight bytes before the header hold its length.
-    let base = 8 + header_len;
-    let entry = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
+fn read_safetensors(source: &Source) -> Result<Tensors> {
+    let broken = |why: String| Error::Format { what: "safetensors", offset: 0, why };
+    let start = source.start(size_of::<u64>())?;
+    let len = start.first_chunk().and_then(|len| usize::try_from(u64::from_le_bytes(*len)).ok());
+    let len =
+        len.filter(|&len| len <= MAX_HEADER_BYTES).ok_or_else(|| broken("odd length of header".into()))?;
+    let base = start.len() + len;
+    let header = source.part(start.len()..base).ok_or_else(|| broken("the header ends too early".into()))?;
+    let metadata: Metadata = serde_json::from_slice(&header.read()?).map_err(|e| broken(e.to_string()))?;
+    let data = source.part(base..source.len()).filter(|data| data.len() == metadata.data_len());
+    let data = data.ok_or_else(|| broken("the tensors do not fill the file".to_owned()))?;
+    let entry = |(name, info): (String, &TensorInfo)| {
         let dtype = match info.dtype {
             safetensors::Dtype::F64 => Dtype::Float(DType::F64),
             safetensors::Dtype::F32 => Dtype::Float(DType::F32),
@@ -345,11 +372,12 @@ fn read_safetensors(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
             safetensors::Dtype::BF16 => Dtype::Float(DType::BF16),
             other => Dtype::Other(format!("{other:?}")),
         };
-        let data = base + info.data_offsets.0..base + info.data_offsets.1;
-        let entry = Entry { bytes: Arc::clone(bytes), data, dtype, shape: info.shape.clone(), strides: None };
-        (name, entry)
+        let Some(data) = data.part(info.data_offsets.0..info.data_offsets.1) else {
+            return Err(broken(format!("{name} lies outside the file")));
+        };
+        Ok((name, Entry { data, dtype, shape: info.shape.clone(), strides: None }))
     };
-    let entries = metadata.tensors().into_iter().map(entry).collect();
+    let entries = metadata.tensors().into_iter().map(entry).collect::<Result<_>>()?;
     let texts = metadata.metadata().as_ref();
     let config = texts.and_then(|texts| texts.get(CONFIG_KEY)).cloned();
     let metadata = texts.and_then(|texts| serde_json::to_string(texts).ok());
@@ -423,6 +451,6 @@ fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|source| io_error(path, source))
 }
 
-fn io_error(path: &Path, source: std::io::Error) -> Error {
+pub(super) fn io_error(path: &Path, source: std::io::Error) -> Error {
     Error::Io { path: path.to_owned(), source }
 }

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod nemo;
+mod source;
 mod state_dict;
 mod torch;
 mod variables;
@@ -18,9 +19,9 @@ pub use variables::Variables;
 use crate::error::{Error, Result};
 use crate::ops;
 use candle_core::{DType, Device, Shape, Tensor};
+use source::Source;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,9 +60,8 @@ struct Shared {
 /// One tensor: where its elements lie.
 #[derive(Clone, Debug)]
 struct Entry {
-    bytes: Arc<Vec<u8>>,
     /// From the first element to the end of the storage.
-    data: Range<usize>,
+    data: Source,
     dtype: Dtype,
     shape: Vec<usize>,
     /// In elements; `None` for row-major.
@@ -90,7 +90,7 @@ impl Weights {
     /// # Errors
     /// [`Error::Format`] or [`Error::Unsupported`] when the bytes are no weights file.
     pub fn from_bytes(bytes: Vec<u8>, device: &Device) -> Result<Self> {
-        Ok(Self::new(checkpoint::read_tensors(&Arc::new(bytes))?.entries, device))
+        Ok(Self::new(checkpoint::read_tensors(&Source::new(bytes))?.entries, device))
     }
 
     fn new(entries: BTreeMap<String, Entry>, device: &Device) -> Self {
@@ -330,18 +330,27 @@ impl Entry {
                 });
             }
         };
-        let data = &self.bytes[self.data.clone()];
         let n_elements = self.shape.iter().product::<usize>();
         let size = dtype.size_in_bytes();
         let strides = self.strides.as_deref().filter(|strides| !is_row_major(&self.shape, strides));
-        if let (DType::F32, None) = (dtype, strides) {
-            // What most checkpoints hold: one pass over the bytes.
-            let (words, _) = data[..n_elements * size].as_chunks::<4>();
-            return Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect());
-        }
         let dense = match strides {
-            None => data[..n_elements * size].to_vec(),
-            Some(strides) => gather(data, size, &self.shape, strides),
+            None => {
+                let outside = || Error::Format {
+                    what: "weights",
+                    offset: self.data.len(),
+                    why: format!("{path} ends too early"),
+                };
+                let data = self.data.part(0..n_elements * size).ok_or_else(outside)?;
+                if dtype == DType::F32 {
+                    // What most checkpoints hold: one pass over the bytes.
+                    let mut values = Vec::with_capacity(n_elements);
+                    let word = |word: &[u8; 4]| f32::from_le_bytes(*word);
+                    data.pieces(|piece| values.extend(piece.as_chunks().0.iter().map(word)))?;
+                    return Ok(values);
+                }
+                data.read()?.into_owned()
+            }
+            Some(strides) => gather(&self.data.read()?, size, &self.shape, strides),
         };
         let tensor = Tensor::from_raw_buffer(&dense, dtype, &[n_elements], &Device::Cpu)?;
         Ok(tensor.to_dtype(DType::F32)?.to_vec1()?)

@@ -4,9 +4,9 @@
 //! Behaviour of NVIDIA/NeMo, nemo/core/connectors/save_restore_connector.py.
 
 use super::checkpoint::{Tensors, read_tensors};
+use super::source::Source;
 use crate::error::{Error, Result};
-use std::io::{Cursor, Read};
-use std::sync::Arc;
+use std::io::Read;
 
 /// Where the first header of a tar archive says what it is, and what it says.
 const MAGIC_OFFSET: usize = 257;
@@ -21,21 +21,24 @@ const MAX_CONFIG_BYTES: u64 = 4 << 20;
 /// An archive holds three files or so.
 const MAX_MEMBERS: usize = 256;
 
-/// Whether the bytes are a tar archive, or one that went through gzip.
+/// Bytes that tell an archive.
+pub(super) const N_MAGIC_BYTES: usize = MAGIC_OFFSET + MAGIC.len();
+
+/// Whether a file that begins so is a tar archive, or one that went through gzip.
 pub(super) fn is_archive(bytes: &[u8]) -> bool {
     let magic = bytes.get(MAGIC_OFFSET..MAGIC_OFFSET + MAGIC.len());
     magic == Some(MAGIC) || bytes.starts_with(GZIP_MAGIC)
 }
 
 /// Reads the tensors of the torch file; the configuration is that of the archive, as JSON.
-pub(super) fn read(bytes: &[u8]) -> Result<Tensors> {
-    if bytes.starts_with(GZIP_MAGIC) {
+pub(super) fn read(source: &Source) -> Result<Tensors> {
+    if source.start(GZIP_MAGIC.len())? == GZIP_MAGIC {
         return Err(Error::unsupported("compression", "gzip of a .nemo file"));
     }
     let broken = |why: String| Error::Format { what: ".nemo archive", offset: 0, why };
-    let mut archive = tar::Archive::new(Cursor::new(bytes));
+    let mut archive = tar::Archive::new(source.reader());
     let (mut config, mut weights) = (None, None);
-    for (member_idx, member) in archive.entries().map_err(|e| broken(e.to_string()))?.enumerate() {
+    for (member_idx, member) in archive.entries_with_seek().map_err(|e| broken(e.to_string()))?.enumerate() {
         if member_idx == MAX_MEMBERS {
             return Err(broken(format!("more than {MAX_MEMBERS} members")));
         }
@@ -55,9 +58,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors> {
             Some(WEIGHTS) => {
                 let start = usize::try_from(member.raw_file_position()).ok();
                 let size = usize::try_from(member.size()).ok();
-                let range =
-                    start.zip(size).and_then(|(start, size)| bytes.get(start..start.checked_add(size)?));
-                weights = Some(range.ok_or_else(|| broken(format!("{WEIGHTS} lies outside the file")))?);
+                let part =
+                    start.zip(size).and_then(|(start, size)| source.part(start..start.checked_add(size)?));
+                weights = Some(part.ok_or_else(|| broken(format!("{WEIGHTS} lies outside the file")))?);
             }
             _ => {}
         }
@@ -65,11 +68,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors> {
     let (Some(config), Some(weights)) = (config, weights) else {
         return Err(broken(format!("{CONFIG} or {WEIGHTS} is not in it")));
     };
-    if is_archive(weights) {
+    if is_archive(&weights.start(N_MAGIC_BYTES)?) {
         return Err(broken(format!("{WEIGHTS} is an archive of this kind itself")));
     }
     let config: serde_json::Value =
         serde_saphyr::from_str(&config).map_err(|e| broken(format!("{CONFIG}: {e}")))?;
-    let tensors = read_tensors(&Arc::new(weights.to_vec()))?;
+    let tensors = read_tensors(&weights)?;
     Ok(Tensors { config: Some(config.to_string()), format: ".nemo", ..tensors })
 }

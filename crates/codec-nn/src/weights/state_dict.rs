@@ -5,6 +5,7 @@
 //! Lightning write.
 
 use super::checkpoint::Tensors;
+use super::source::Source;
 use super::{Dtype, Entry};
 use crate::error::{Error, Result};
 use candle_core::DType;
@@ -12,7 +13,6 @@ use codec_pickle::{Heap, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Keys under which programs keep the state dict when they save more than that, outermost first.
 const STATE_KEYS: [&str; 3] = ["state_dict", "best_state", "model"];
@@ -161,7 +161,7 @@ impl<'a> View<'a> {
     }
 
     /// The view as a place in the file; `None` when it does not fit its storage.
-    fn entry(self, bytes: &Arc<Vec<u8>>, range: Range<usize>) -> Option<Entry> {
+    fn entry(self, source: &Source, range: Range<usize>) -> Option<Entry> {
         let Self { storage, offset, shape, strides } = self;
         let size = storage.element.size();
         if shape.len() != strides.len() || range.len() != storage.n_elements.checked_mul(size)? {
@@ -182,9 +182,9 @@ impl<'a> View<'a> {
             }
         }
         let start = range.start + offset.checked_mul(size)?.min(range.len());
-        let data = start..range.end;
+        let data = source.part(start..range.end)?;
         let dtype = storage.element.dtype();
-        Some(Entry { bytes: Arc::clone(bytes), data, dtype, shape, strides: Some(strides) })
+        Some(Entry { data, dtype, shape, strides: Some(strides) })
     }
 }
 
@@ -202,7 +202,7 @@ fn sizes<'a>(heap: &Heap<'a>, value: Value<'a>) -> Option<Vec<usize>> {
 /// A saved object is a state dict, or a dict that holds one under a usual name; what else such a dict
 /// holds (an optimizer's state, best scores) is no part of the model.
 pub(super) fn read<'a>(
-    bytes: &Arc<Vec<u8>>,
+    source: &Source,
     heap: &Heap<'a>,
     object: Value<'a>,
     format: &'static str,
@@ -240,7 +240,7 @@ pub(super) fn read<'a>(
                 let Some(range) = place(&view.storage) else {
                     return Err(broken(format!("the storage of {name} is missing")));
                 };
-                let Some(entry) = view.entry(bytes, range) else {
+                let Some(entry) = view.entry(source, range) else {
                     return Err(broken(format!("{name} reaches beyond its storage or over itself")));
                 };
                 if entries.insert(name.clone(), entry).is_some() {

@@ -7,13 +7,13 @@
 //! and then per key a 64-bit element count and the elements.
 
 use super::checkpoint::Tensors;
+use super::source::Source;
 use super::state_dict::{self, Storage};
 use crate::error::{Error, Result};
 use codec_pickle::{Heap, Value};
 use std::collections::HashMap;
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Read};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// The first pickle of the older container: its magic number.
 pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
@@ -21,15 +21,20 @@ pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x2
 /// First bytes of a zip archive.
 pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
+/// The byte order that is read, as an archive says it.
+const LITTLE: &[u8] = b"little";
+
+/// Pickles of the older container after its magic number: protocol, machine, object and keys.
+const N_PICKLES: usize = 4;
 const LEGACY_PROTOCOL: i64 = 1001;
 /// A state dict takes some 200 bytes of pickle per tensor; this is room for 20,000 tensors.
 const MAX_PICKLE_BYTES: usize = 4 << 20;
 
 /// Reads the names and places of the tensors in a zip archive.
-pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
+pub(super) fn read_zip(source: &Source) -> Result<Tensors> {
     let broken = |why: String| Error::Format { what: "torch archive", offset: 0, why };
-    let mut archive =
-        zip::ZipArchive::new(Cursor::new(bytes.as_slice())).map_err(|e| broken(e.to_string()))?;
+    let reader = BufReader::new(source.reader());
+    let mut archive = zip::ZipArchive::new(reader).map_err(|e| broken(e.to_string()))?;
     let mut members = HashMap::new();
     for member_idx in 0..archive.len() {
         let mut member = archive.by_index(member_idx).map_err(|e| broken(e.to_string()))?;
@@ -41,7 +46,7 @@ pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
         let range = member.data_start().and_then(|start| {
             let start = usize::try_from(start).ok()?;
             let end = start.checked_add(usize::try_from(member.size()).ok()?)?;
-            bytes.get(start..end).map(|_| start..end)
+            source.part(start..end).map(|_| start..end)
         });
         let Some(range) = range else {
             return Err(broken(format!("{name} lies outside the file")));
@@ -55,19 +60,24 @@ pub(super) fn read_zip(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
     let (Some(root), None) = (pickles.next(), pickles.next()) else {
         return Err(broken("not exactly one data.pkl".to_owned()));
     };
-    let order = members.get(&format!("{root}byteorder"));
-    if order.is_some_and(|order| bytes[order.clone()] != *b"little") {
+    let member = |name: &str| source.part(members.get(&format!("{root}{name}"))?.clone());
+    if let Some(order) = member("byteorder")
+        && *order.start(LITTLE.len() + 1)? != *LITTLE
+    {
         return Err(Error::Unsupported { what: "byte order of", value: format!("{root}data.pkl") });
     }
-    let pickle = members[&format!("{root}data.pkl")].clone();
+    let pickle = member("data.pkl").ok_or_else(|| broken("no data.pkl".to_owned()))?;
+    let pickle = pickle.start(MAX_PICKLE_BYTES)?;
     let mut heap = Heap::default();
-    let (object, _) = run_bounded(&bytes[..pickle.end], pickle.start, &mut heap)?;
+    let (object, _) = run_bounded(&pickle, 0, &mut heap)?;
     let place = |storage: &Storage<'_>| members.get(&format!("{root}data/{}", storage.key)).cloned();
-    state_dict::read(bytes, &heap, object, "torch archive", place)
+    state_dict::read(source, &heap, object, "torch archive", place)
 }
 
 /// Reads the names and places of the tensors in a row of pickles.
-pub(super) fn read_legacy(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
+pub(super) fn read_legacy(source: &Source) -> Result<Tensors> {
+    // The pickles stand before everything else.
+    let bytes = &source.start(LEGACY_MAGIC.len() + N_PICKLES * MAX_PICKLE_BYTES)?;
     let mut heap = Heap::default();
     let (protocol, offset) = run_bounded(bytes, LEGACY_MAGIC.len(), &mut heap)?;
     if !matches!(protocol, Value::Int(LEGACY_PROTOCOL)) {
@@ -85,7 +95,9 @@ pub(super) fn read_legacy(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
     for &key in heap.sequence(keys).unwrap_or_default() {
         let place = match key {
             Value::Str(key) => {
-                elements.get(key).and_then(|e| legacy_storage(bytes, offset, e.size())).map(|r| (key, r))
+                let element = elements.get(key);
+                let range = element.map(|e| legacy_storage(source, offset, e.size())).transpose()?;
+                range.flatten().map(|range| (key, range))
             }
             _ => None,
         };
@@ -96,15 +108,20 @@ pub(super) fn read_legacy(bytes: &Arc<Vec<u8>>) -> Result<Tensors> {
         offset = range.end;
         places.insert(key, range);
     }
-    state_dict::read(bytes, &heap, object, "older torch file", |storage| places.get(storage.key).cloned())
+    state_dict::read(source, &heap, object, "older torch file", |storage| places.get(storage.key).cloned())
 }
 
-fn legacy_storage(bytes: &[u8], offset: usize, element_size: usize) -> Option<Range<usize>> {
-    let (count, _) = bytes.get(offset..)?.split_first_chunk::<8>()?;
-    let n_bytes = usize::try_from(u64::from_le_bytes(*count)).ok()?.checked_mul(element_size)?;
-    let start = offset + count.len();
-    let end = start.checked_add(n_bytes)?;
-    bytes.get(start..end).map(|_| start..end)
+/// Where the elements of the storage at `offset` are; `None` when they are not all there.
+fn legacy_storage(source: &Source, offset: usize, element_size: usize) -> Result<Option<Range<usize>>> {
+    let start = offset.saturating_add(size_of::<u64>());
+    let Some(count) = source.part(offset..start) else { return Ok(None) };
+    let count = count.read()?;
+    let range = || {
+        let n = usize::try_from(u64::from_le_bytes(*count.first_chunk()?)).ok()?;
+        let end = start.checked_add(n.checked_mul(element_size)?)?;
+        source.part(start..end).map(|_| start..end)
+    };
+    Ok(range())
 }
 
 /// Runs one pickle of bounded length.
