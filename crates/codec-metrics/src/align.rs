@@ -17,8 +17,9 @@ const REACH: usize = 32;
 /// Shape of the interpolation's window: about 80 dB.
 const BETA: f64 = 8.0;
 
-/// Below this correlation the two signals have no delay that could be named.
-const MIN_CORRELATION: f64 = 0.1;
+/// Below this normalized correlation a delay is not believed: codecs that keep no phase have none that could be
+/// measured.
+pub const MIN_CORRELATION: f64 = 0.5;
 
 /// How finely a delay is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +80,8 @@ impl Alignment {
 ///
 /// # Errors
 /// [`Error::Format`] when rate or channels differ, [`Error::NotFinite`], [`Error::Silent`] when either signal is
-/// constant, [`Error::TooShort`] for an empty one, and [`Error::Failed`] when the correlation stays below 0.1.
+/// constant, [`Error::TooShort`] for an empty one, and [`Error::Unlike`] when the correlation stays below
+/// [`MIN_CORRELATION`].
 pub fn estimate(
     reference: &AudioBuffer,
     degraded: &AudioBuffer,
@@ -128,10 +130,6 @@ pub fn estimate(
     let best =
         lags.min_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.abs_diff(margin).cmp(&b.abs_diff(margin))));
     let best = best.unwrap_or(margin);
-    if score(best) < MIN_CORRELATION {
-        let reason = format!("the signals are not alike at any delay (correlation {:.3})", score(best));
-        return Err(Error::Failed { metric: "alignment", reason });
-    }
     let is_inverted = correlation[best] < 0.0;
     let whole = best as f64 - margin as f64;
     let (delay, peak) = match resolution {
@@ -142,7 +140,12 @@ pub fn estimate(
             (if fraction.abs() < 1e-3 { whole } else { whole + fraction }, peak)
         }
     };
-    Ok(Alignment { delay, correlation: (peak / energies[best]).min(1.0), is_inverted })
+    let correlation = if energies[best] > quiet { (peak / energies[best]).min(1.0) } else { 0.0 };
+    // What is not a number is not enough either.
+    if correlation.is_nan() || correlation < MIN_CORRELATION {
+        return Err(Error::Unlike { correlation, needed: MIN_CORRELATION });
+    }
+    Ok(Alignment { delay, correlation, is_inverted })
 }
 
 /// The gain in dB that brings the degraded signal to the root mean square of the reference.
@@ -355,7 +358,14 @@ mod tests {
     #[test]
     fn unlike_signals_have_no_delay() {
         let (a, b) = (mono(noise(16_000, 1)), mono(noise(16_000, 2)));
-        assert!(matches!(estimate(&a, &b, 100, Resolution::Sample), Err(Error::Failed { .. })));
+        for resolution in [Resolution::Sample, Resolution::Fraction] {
+            assert!(matches!(estimate(&a, &b, 100, resolution), Err(Error::Unlike { .. })));
+        }
+        // A seventh of the energy in common is more than chance and not enough.
+        let part: Vec<f32> =
+            noise(16_000, 1).iter().zip(noise(16_000, 2)).map(|(x, n)| 0.4 * x + n).collect();
+        let error = estimate(&a, &mono(part), 100, Resolution::Sample).unwrap_err();
+        assert!(matches!(error, Error::Unlike { correlation, .. } if correlation > 0.3), "{error}");
         let silent = mono(vec![0.0; 100]);
         let of = |degraded: &AudioBuffer| estimate(&a, degraded, 100, Resolution::Sample);
         assert_eq!(of(&silent), Err(Error::Silent { signal: Signal::Degraded }));

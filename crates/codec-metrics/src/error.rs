@@ -91,6 +91,22 @@ pub enum Error {
         /// The first such sample.
         index: usize,
     },
+    /// The signals are too unlike for their delay to be named.
+    #[error("the signals are not alike at any delay (correlation {correlation:.3}, {needed} is needed)")]
+    Unlike {
+        /// The highest normalized correlation over all delays, 0 to 1.
+        correlation: f64,
+        /// The least that is believed.
+        needed: f64,
+    },
+    /// No metric has this short name.
+    #[error("no such metric as {name}; there are {known}")]
+    NoMetric {
+        /// The name given.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
     /// The metric is for speech and found none.
     #[error("{metric} finds no speech in the pair")]
     NoSpeech {

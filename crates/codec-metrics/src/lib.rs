@@ -50,6 +50,6 @@ pub mod waveform;
 pub use error::{Error, Result, Signal};
 pub use metric::{Better, Description, Metric};
 pub use pair::Pair;
-pub use scores::{Merged, Scores, clip_name};
+pub use scores::{Merged, Scores, clip_name, table_delimiter};
 pub use versions::Versions;
 pub use waveform::SiSdr;

@@ -1,7 +1,7 @@
 //! Loudness of programme material, ITU-R BS.1770-4 and EBU R 128.
 
 use crate::error::{Error, Result, Signal};
-use crate::pair::check_finite;
+use crate::pair::{check_finite, is_silent};
 use codec_core::AudioBuffer;
 use ebur128::{EbuR128, Mode};
 
@@ -17,7 +17,7 @@ const METRIC: &str = "loudness";
 ///
 /// # Errors
 /// `signal` tells which one it is in errors: [`Error::NotFinite`], [`Error::TooShort`] below 400 ms,
-/// [`Error::Silent`] when nothing passes the gate of -70 LUFS, [`Error::Failed`] for more than 64 channels or
+/// [`Error::Silent`] when it is constant or nothing passes the gate of -70 LUFS, [`Error::Failed`] for more than 64 channels or
 /// rates that the standard cannot be applied to.
 pub fn integrated(audio: &AudioBuffer, signal: Signal) -> Result<f64> {
     let needed = (0.4 * f64::from(audio.spec().sample_rate)).ceil() as usize;
@@ -31,6 +31,10 @@ pub fn integrated(audio: &AudioBuffer, signal: Signal) -> Result<f64> {
     let spec = audio.spec();
     let failed = |error: ebur128::Error| Error::Failed { metric: METRIC, reason: error.to_string() };
     let mut meter = EbuR128::new(u32::from(spec.channels), spec.sample_rate, Mode::I).map_err(failed)?;
+    // The filter would turn the start of a constant into a click that passes the gate.
+    if audio.channels().all(is_silent) {
+        return Err(Error::Silent { signal });
+    }
     let channels: Vec<&[f32]> = audio.channels().collect();
     meter.add_frames_planar_f32(&channels).map_err(failed)?;
     let loudness = meter.loudness_global().map_err(failed)?;
@@ -38,6 +42,9 @@ pub fn integrated(audio: &AudioBuffer, signal: Signal) -> Result<f64> {
 }
 
 /// Loudness of the degraded signal minus that of the reference, in LU; 0 is best.
+///
+/// # Source
+/// The difference of two loudnesses as in ITU-R BS.1770-4; see [`integrated`].
 ///
 /// # Errors
 /// As [`integrated`].
@@ -72,6 +79,7 @@ mod tests {
         let audio = |samples: Vec<f32>| AudioBuffer::mono(16_000, samples).unwrap();
         let of = |samples| integrated(&audio(samples), Signal::Degraded);
         assert_eq!(of(vec![0.0; 8000]), Err(Error::Silent { signal: Signal::Degraded }));
+        assert_eq!(of(vec![0.5; 8000]), Err(Error::Silent { signal: Signal::Degraded }));
         assert!(matches!(of(vec![0.5; 6399]), Err(Error::TooShort { needed: 6400, actual: 6399, .. })));
         let mut broken = vec![0.5; 8000];
         broken[7] = f32::NAN;

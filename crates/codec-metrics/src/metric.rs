@@ -6,6 +6,7 @@ use crate::pair::Pair;
 use crate::spectral::{self, MelConfig};
 use crate::{loudness, pesq, stoi, waveform};
 use codec_core::AudioBuffer;
+use std::str::FromStr;
 
 /// A measure of how far a degraded signal is from its reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -176,6 +177,16 @@ impl Metric {
     }
 }
 
+/// By short name, for command lines.
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = || Self::ALL.map(|metric| metric.describe().name).join(", ");
+        Self::by_name(name).ok_or_else(|| Error::NoMetric { name: name.to_owned(), known: known() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +199,9 @@ mod tests {
             assert_eq!(Metric::by_name(metric.describe().name), Some(metric));
         }
         assert_eq!(Metric::by_name("visqol"), None);
+        assert_eq!("stoi".parse(), Ok(Metric::Stoi));
+        let error = "visqol".parse::<Metric>().unwrap_err().to_string();
+        assert!(error.starts_with("no such metric as visqol; there are pesq_wb, "), "{error}");
     }
 
     #[test]

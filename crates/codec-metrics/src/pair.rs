@@ -72,7 +72,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Whether no sample differs from the first.
+/// Whether no sample differs from the first; nothing is silent too.
 pub(crate) fn is_silent(samples: &[f32]) -> bool {
     samples.iter().all(|x| *x == samples[0])
 }

@@ -1,9 +1,11 @@
 //! Scores of many clips: by system and metric, with those of judges that live elsewhere.
 
 use crate::error::{Error, Result};
+use crate::metric::Better;
 use crate::stats::{PairedDifference, Summary, paired_difference, summarize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::path::Path;
 
 /// Scores by clip, system (a codec at a bitrate, say) and metric, and the kind of each clip.
 ///
@@ -30,6 +32,8 @@ pub struct Scores {
     /// By metric, system and clip.
     values: BTreeMap<(String, String), BTreeMap<String, f64>>,
     kinds: BTreeMap<String, String>,
+    /// Of metrics whose table said it.
+    better: BTreeMap<String, Better>,
 }
 
 /// What a table brought.
@@ -66,6 +70,19 @@ impl Scores {
         self.kinds.insert(clip.to_owned(), kind.to_owned());
     }
 
+    /// Keeps the scores of which `keep` approves, by clip and system.
+    pub fn retain(&mut self, keep: impl Fn(&str, &str) -> bool) {
+        for ((_, system), clips) in &mut self.values {
+            clips.retain(|clip, _| keep(clip, system));
+        }
+        self.values.retain(|_, clips| !clips.is_empty());
+    }
+
+    /// Which values of a metric from a table are good, if the table's header says it.
+    pub fn better(&self, metric: &str) -> Option<Better> {
+        self.better.get(metric).copied()
+    }
+
     /// The metrics that have scores, by name.
     pub fn metrics(&self) -> Vec<&str> {
         let names: BTreeSet<&str> = self.values.keys().map(|(metric, _)| metric.as_str()).collect();
@@ -83,6 +100,18 @@ impl Scores {
         let scored = |clip: &String| self.values.values().any(|clips| clips.contains_key(clip));
         let kinds = self.kinds.iter().filter(|(clip, _)| scored(clip)).map(|(_, kind)| kind.as_str());
         kinds.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The clips that have scores, by name.
+    pub fn clips(&self) -> Vec<&str> {
+        let names: BTreeSet<&str> =
+            self.values.values().flat_map(|clips| clips.keys()).map(String::as_str).collect();
+        names.into_iter().collect()
+    }
+
+    /// The kind of each clip of which one is known.
+    pub fn kinds_of_clips(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.kinds.iter().map(|(clip, kind)| (clip.as_str(), kind.as_str()))
     }
 
     /// The clips with a score, of one kind or all, in order of their names.
@@ -126,12 +155,13 @@ impl Scores {
     /// Adds a table of scores from elsewhere: one row per clip, one column per metric.
     ///
     /// The first line names the columns. `clip` (or `file`) is needed, `system` and `kind` may be there, every
-    /// other column is a metric. Without a column `system` the rows belong to `system`. Empty cells have no
-    /// score. `delimiter` is a comma or a tab; `clip_name` turns the table's names of clips into ours.
+    /// other column is a metric. `NAME:lower` or `NAME:higher` calls it `NAME` and says which values are good.
+    /// Without a column `system` the rows belong to `system`. Empty cells have no score. `delimiter` is a comma or a
+    /// tab; `clip_name` turns the table's names of clips into ours.
     ///
     /// # Errors
-    /// [`Error::Table`] with the line of what is not a number, is there twice, or is no table; nothing is added
-    /// then.
+    /// [`Error::Table`] with the line of what is not a number, is there twice, or is no table, or for a direction that
+    /// is none or not that of an earlier table; nothing is added then.
     pub fn merge_csv(
         &mut self,
         table: impl Read,
@@ -144,6 +174,17 @@ impl Scores {
         let clip_idx = table.clip()?;
         let known: BTreeSet<String> = self.values.values().flat_map(|clips| clips.keys().cloned()).collect();
         let (mut scores, mut merged) = (self.clone(), Merged::default());
+        let mut metrics = Vec::new();
+        for column in &table.columns {
+            let (metric, better) = direction(column)?;
+            if let Some(better) = better
+                && scores.better.insert(metric.to_owned(), better).is_some_and(|other| other != better)
+            {
+                let reason = format!("{column}: another table says the opposite");
+                return Err(Error::Table { line: 1, reason });
+            }
+            metrics.push(metric);
+        }
         for (line, row) in &table.rows {
             let at_line = |reason: String| Error::Table { line: *line, reason };
             let clip = &clip_name(&row[clip_idx]);
@@ -158,7 +199,7 @@ impl Scores {
                 if [Some(clip_idx), system_idx, kind_idx].contains(&Some(column_idx)) {
                     continue;
                 }
-                let metric = &table.columns[column_idx];
+                let metric = metrics[column_idx];
                 if cell.is_empty() {
                     merged.n_missing += 1;
                     continue;
@@ -192,6 +233,25 @@ impl Scores {
             self.set_kind(&clip_name(&row[clip_idx]), &row[kind_idx]);
         }
         Ok(table.rows.len())
+    }
+}
+
+/// What separates the cells of a table of scores, kinds or clips: a tab where the name ends in `.tsv`, else a comma.
+pub fn table_delimiter(path: &Path) -> u8 {
+    let is_tabs = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
+    if is_tabs { b'\t' } else { b',' }
+}
+
+/// A column's metric, and which of its values are good where the header says it.
+fn direction(column: &str) -> Result<(&str, Option<Better>)> {
+    match column.rsplit_once(':') {
+        None => Ok((column, None)),
+        Some((metric, "lower")) => Ok((metric, Some(Better::Lower))),
+        Some((metric, "higher")) => Ok((metric, Some(Better::Higher))),
+        Some((_, other)) => {
+            let reason = format!("{column}: a colon is followed by `lower` or `higher`, not `{other}`");
+            Err(Error::Table { line: 1, reason })
+        }
     }
 }
 
@@ -311,6 +371,33 @@ mod tests {
     }
 
     #[test]
+    fn headers_say_which_values_are_good() {
+        let mut scores = scores();
+        let table = "clip,wer:lower,mos:higher,sim\na,0.1,4,0.9\n";
+        scores.merge_csv(table.as_bytes(), b',', "x", str::to_owned).unwrap();
+        assert_eq!(scores.metrics(), ["m", "mos", "sim", "wer"]);
+        let found = ["wer", "mos", "sim"].map(|metric| scores.better(metric));
+        assert_eq!(found, [Some(Better::Lower), Some(Better::Higher), None]);
+        let opposite = scores.merge_csv("clip,wer:higher\nb,1\n".as_bytes(), b',', "x", str::to_owned);
+        assert!(matches!(opposite, Err(Error::Table { line: 1, .. })));
+    }
+
+    #[test]
+    fn what_is_not_wanted_goes() {
+        let mut scores = scores();
+        scores.insert("a", "y", "m", 3.0).unwrap();
+        scores.retain(|clip, system| clip != "b" && system == "x");
+        assert_eq!(scores.systems(), ["x"]);
+        assert_eq!(scores.of("m", "x", None), [("a", 1.0), ("c", 6.0)]);
+    }
+
+    #[test]
+    fn endings_tell_tables_apart() {
+        let of = |name: &str| table_delimiter(Path::new(name));
+        assert_eq!([of("a.tsv"), of("a.TSV"), of("a.csv"), of("a")], [b'\t', b'\t', b',', b',']);
+    }
+
+    #[test]
     fn faults_have_their_line_and_change_nothing() {
         let before = scores();
         let fault = |table: &str| {
@@ -329,6 +416,7 @@ mod tests {
         assert_eq!(fault("clip,m\na,1\n"), (2, "two scores for m of a by x".to_owned()));
         assert_eq!(fault("clip,u,u\na,1,2\n"), (1, "two columns `u`".to_owned()));
         assert_eq!(fault("clip,u\na,1,2\n").0, 2);
+        assert_eq!(fault("clip,u:down\na,1\n").0, 1);
         assert_eq!(fault("").0, 1);
         assert_eq!(
             before.clone().merge_kinds("clip\na\n".as_bytes(), b',', str::to_owned),

@@ -52,6 +52,9 @@ pub fn mel_distance(pair: &Pair<'_>, config: MelConfig) -> Result<f64> {
             Weights { power: 1, log: 1.0, magnitude: 0.0 },
         ),
     };
+    // The longest window first, so that the error names the length that the metric as a whole needs.
+    let longest = scales.iter().map(|(window_length, _)| *window_length).max().unwrap_or_default();
+    pair.check_length("mel distance", Stft::min_samples(longest))?;
     let nyquist = f64::from(pair.sample_rate()) / 2.0;
     let mut sum = 0.0;
     for &(window_length, n_mels) in scales {
@@ -110,7 +113,8 @@ pub fn log_spectral_distance(pair: &Pair<'_>) -> Result<f64> {
 ///
 /// `10 / ln 10 * sqrt(2 sum (c - c')^2)` over coefficients 1 to 24 of the cosine transform of the logarithms of 80
 /// mel bands from 0 to 8 kHz (or the Nyquist frequency), averaged over frames; windows of the power of two
-/// nearest to 32 ms (periodic Hann), four to a window. Powers count as at least 1e-10, about the noise of 16-bit audio in a band.
+/// nearest to 32 ms (periodic Hann), four to a window. Powers count as at least 1e-10, about the noise of 16-bit
+/// audio in a band.
 ///
 /// # Source
 /// Kubichek 1993, "Mel-Cepstral Distance Measure for Objective Speech Quality Assessment", on cepstra of a mel
@@ -245,6 +249,9 @@ mod tests {
             assert_eq!(of(&silent, &silent), Ok(0.0));
             assert!(of(&clean, &silent).unwrap() > 0.5);
             assert!(matches!(of(&clean[..256], &clean[..256]), Err(Error::TooShort { actual: 256, .. })));
+            // What is said to be enough is enough.
+            let Err(Error::TooShort { needed, .. }) = of(&clean[..9], &clean[..9]) else { panic!() };
+            assert!(of(&clean[..needed], &clean[..needed]).is_ok(), "{needed}");
             assert!(of(&clean[..1025], &silent[..1025]).is_ok());
         }
     }

@@ -1,7 +1,8 @@
 //! A pair at the rates that metrics need.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Signal};
 use crate::metric::Metric;
+use crate::pair::is_silent;
 use codec_core::{AudioBuffer, AudioSpec};
 use std::fmt;
 
@@ -51,8 +52,9 @@ where
     /// Judges the pair at the rate and with the channels that the metric needs.
     ///
     /// # Errors
-    /// [`Error::RateTooLow`] when the pair has not enough to be judged, [`Error::Failed`] when it could not be
-    /// converted, and those of [`Metric::judge`].
+    /// [`Error::RateTooLow`] when the pair has not enough to be judged, [`Error::Silent`] when it would have to be
+    /// converted and either signal is constant, [`Error::Failed`] when it could not be converted, and those of
+    /// [`Metric::judge`].
     pub fn judge(&mut self, metric: Metric) -> Result<f64> {
         let needs = metric.describe();
         let own = self.versions[0].0.spec();
@@ -73,6 +75,12 @@ where
                         .map_err(|error| Error::Failed { metric: needs.label, reason: error.to_string() })
                 };
                 let (reference, degraded) = &self.versions[0];
+                // Filters ring at the ends of a constant, which would then seem audible.
+                for (audio, signal) in [(reference, Signal::Reference), (degraded, Signal::Degraded)] {
+                    if audio.channels().all(is_silent) {
+                        return Err(Error::Silent { signal });
+                    }
+                }
                 let version = (convert(reference)?, convert(degraded)?);
                 self.versions.push(version);
                 self.versions.len() - 1
@@ -114,6 +122,12 @@ mod tests {
             assert!(versions.judge(Metric::Stoi).is_ok());
         }
         assert_eq!(n_made.get(), 2, "the reference and the degraded signal");
+        // The made-up version of the constant is audible, as a resampler's is at its ends.
+        let constant = AudioBuffer::mono(16_000, vec![0.5; 16_000]).unwrap();
+        let mut versions = Versions::new(constant.clone(), audio(16_000), convert);
+        assert_eq!(versions.judge(Metric::PesqNarrowBand), Err(Error::Silent { signal: Signal::Reference }));
+        let mut versions = Versions::new(audio(16_000), constant, convert);
+        assert_eq!(versions.judge(Metric::PesqNarrowBand), Err(Error::Silent { signal: Signal::Degraded }));
         let broken = |_: &AudioBuffer, _: AudioSpec| Err::<AudioBuffer, _>("no resampler");
         let mut versions = Versions::new(audio(16_000), audio(16_000), broken);
         assert!(matches!(versions.judge(Metric::PesqNarrowBand), Err(Error::Failed { .. })));

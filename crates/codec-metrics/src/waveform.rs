@@ -33,6 +33,9 @@ pub fn si_sdr(pair: &Pair<'_>) -> Result<f64> {
 ///
 /// Gain and alignment matter; identical signals have 100 dB.
 ///
+/// # Source
+/// The definition, `10 log10(sum r^2 / sum (r - d)^2)` over the whole signal; not the segmental SNR of speech coding.
+///
 /// # Errors
 /// [`Error::Silent`] when the reference is constant.
 pub fn snr(pair: &Pair<'_>) -> Result<f64> {
