@@ -561,6 +561,33 @@ fn compare_judges_a_pair_and_names_what_it_did() {
     assert!(stdout(&as_is).contains("without Corrigendum 2"), "{}", stdout(&as_is));
     assert!(!stdout(&as_is).contains("estoi"), "{}", stdout(&as_is));
 
+    // The other way round it is early, and one pair has its scores from a table.
+    let scores = dir.path().join("utmos.csv");
+    std::fs::write(&scores, "clip,system,utmos\nb,a.wav,4.5\nb,x,1\nz,a.wav,2\n").unwrap();
+    let output = codec()
+        .args(["compare", "--align", "--metrics=l1", "--scores"])
+        .args([&scores, &late, &original])
+        .output()
+        .unwrap();
+    let (printed, said) = (stdout(&output), stderr(&output));
+    assert!(printed.contains("was 37.00 samples (2.31 ms) early"), "{printed}{said}");
+    assert!(printed.contains("4.5000") && said.contains("rows of x are not used"), "{printed}{said}");
+    assert!(said.contains("z is not among the compared clips"), "{said}");
+
+    // What is unlike is not moved, and what ends early is told.
+    let other = dir.path().join("other.wav");
+    let noise = |i: u32| ((i.wrapping_mul(2_654_435_761) >> 7) & 0xffff) as f32 / 65_536.0 - 0.5;
+    let audio = codec_core::AudioBuffer::mono(16_000, (0..16_000).map(noise).collect()).unwrap();
+    let mut writer = codec_io::WavWriter::create(&other, audio.spec(), codec_io::WavFormat::Float32).unwrap();
+    writer.write(&audio).unwrap();
+    writer.finish().unwrap();
+    let output = codec().args(["compare", "--json", "--align"]).args([&original, &other]).output().unwrap();
+    let unlike = &json(&output)[0];
+    assert!(unlike["alignment"].is_null(), "{unlike}");
+    assert!(unlike["not_aligned"].as_str().unwrap().contains("not alike"), "{unlike}");
+    assert_eq!((&unlike["is_cut_off"], &pair["is_cut_off"]), (&true.into(), &false.into()));
+    assert!(!unlike["scores"].as_object().unwrap().is_empty());
+
     // Each metric that cannot judge says why, and the command goes on.
     write_wav(&original, 8_000, 1, 0.2);
     let output = codec().args(["compare", "--json"]).args([&original, &original]).output().unwrap();
@@ -592,7 +619,7 @@ fn compare_summarizes_two_folders() {
         .args([&scores, &left, &right])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(1), "an original is missing: {}", stderr(&output));
     for note in ["alone.wav: has no counterpart", "resampled from 24000 Hz", "elsewhere is not among"] {
         assert!(stderr(&output).contains(note), "{note}: {}", stderr(&output));
     }
@@ -610,4 +637,22 @@ fn compare_summarizes_two_folders() {
     assert_eq!((all.0, speech.0, music.0), (3, 2, 1));
     assert!((3.0 * all.1 - 2.0 * speech.1 - music.1).abs() < 1e-9);
     assert_eq!(of("utmos", Some("speech")), (2, 3.5));
+    // The clip that is elsewhere has no part in the mean.
+    assert_eq!(of("utmos", None), (2, 3.5));
+    assert!(lines[3]["missing"][0].as_str().unwrap().ends_with("alone.wav"), "{}", lines[3]);
+    let alone = left.join("music/alone.wav");
+    std::fs::create_dir_all(right.join("music")).unwrap();
+    std::fs::rename(&alone, right.join("music/alone.wav")).unwrap();
+    let output = codec().args(["compare", "--metrics", "l1"]).args([&left, &right]).output().unwrap();
+    assert!(output.status.success() && stderr(&output).contains("has no original"), "{}", stderr(&output));
+
+    // Wrong tables are told before the work.
+    let refused = |table: &str, why: &str| {
+        std::fs::write(&scores, table).unwrap();
+        let output = codec().args(["compare", "--scores"]).args([&scores, &left, &right]).output().unwrap();
+        assert!(!output.status.success() && stderr(&output).contains(why), "{why}: {}", stderr(&output));
+        assert!(stdout(&output).is_empty());
+    };
+    refused("clip,utmos\nspeech/a,good\n", "not a number");
+    refused("clip,stoi\nspeech/a,1\n", "stoi is measured here");
 }

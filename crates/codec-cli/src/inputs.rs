@@ -133,14 +133,21 @@ pub(crate) struct Match {
     pub(crate) right: Place,
 }
 
+/// Files that only one of two folders has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Alone {
+    pub(crate) left: Vec<String>,
+    pub(crate) right: Vec<String>,
+}
+
 /// Matches the files of two folders by their path and name without its ending, or two single files.
 ///
-/// Gives the matches and the names that only one folder has.
+/// Gives the matches and the files without one.
 ///
 /// # Errors
 /// When an input does not exist, one is a folder and the other is not, a folder has two files of one name, or
 /// nothing matches.
-pub(crate) fn match_up(left: &Path, right: &Path, takes: &[&str]) -> Result<(Vec<Match>, Vec<String>)> {
+pub(crate) fn match_up(left: &Path, right: &Path, takes: &[&str]) -> Result<(Vec<Match>, Alone)> {
     if left.is_dir() != right.is_dir() {
         bail!("{} and {}: compare two files or two folders", left.display(), right.display());
     }
@@ -159,17 +166,17 @@ pub(crate) fn match_up(left: &Path, right: &Path, takes: &[&str]) -> Result<(Vec
     if !left.is_dir() {
         let pairs = lefts.into_iter().zip(rights);
         let matches = pairs.map(|((name, left), (_, right))| Match { name, left, right });
-        return Ok((matches.collect(), Vec::new()));
+        return Ok((matches.collect(), Alone::default()));
     }
-    let mut alone = Vec::new();
+    let mut alone = Alone::default();
     let mut matches = Vec::new();
     for (name, left) in lefts {
         match rights.remove(&name) {
             Some(right) => matches.push(Match { name, left, right }),
-            None => alone.push(left.to_string()),
+            None => alone.left.push(left.to_string()),
         }
     }
-    alone.extend(rights.values().map(ToString::to_string));
+    alone.right = rights.values().map(ToString::to_string).collect();
     if matches.is_empty() {
         bail!("{} and {} have no file of the same name", left.display(), right.display());
     }
@@ -335,7 +342,8 @@ mod tests {
         let (matches, alone) = match_up(left.path(), right.path(), &["wav", "mp3", "flac"]).unwrap();
         let names: Vec<&str> = matches.iter().map(|found| found.name.as_str()).collect();
         assert_eq!(names, ["a", "deep/a"]);
-        assert!(alone.contains(&right.path().join("z.wav").display().to_string()), "{alone:?}");
+        assert_eq!(alone.right, [right.path().join("z.wav").display().to_string()]);
+        assert_eq!(alone.left, [left.path().join("b.WAV").display().to_string()]);
         let error = match_up(left.path(), &right.path().join("z.wav"), &["wav"]).unwrap_err().to_string();
         assert!(error.contains("two files or two folders"), "{error}");
         std::fs::write(right.path().join("z.mp3"), "").unwrap();

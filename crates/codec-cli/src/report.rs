@@ -3,7 +3,9 @@
 use crate::Global;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Prints results, notes and progress in the way that the flags ask for.
@@ -13,6 +15,8 @@ pub(crate) struct Reporter {
     quiet: bool,
     /// Results go to stderr while stdout carries audio or codes.
     stdout_taken: bool,
+    /// Whether the reader of stdout has gone, as `head` does.
+    is_unread: Arc<AtomicBool>,
     bars: MultiProgress,
 }
 
@@ -20,23 +24,35 @@ impl Reporter {
     pub(crate) fn new(global: &Global, stdout_taken: bool) -> Self {
         let target = if global.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bars = MultiProgress::with_draw_target(target);
-        Self { json: global.json, quiet: global.quiet, stdout_taken, bars }
+        let is_unread = Arc::default();
+        Self { json: global.json, quiet: global.quiet, stdout_taken, is_unread, bars }
     }
 
-    /// A result: one line for people, or one JSON object.
+    /// Whether nobody reads the results any more: what makes nothing else may end.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.is_unread.load(Ordering::Relaxed)
+    }
+
+    /// A result: one line for people, or one JSON object. A reader that has gone is no error.
     pub(crate) fn result(&self, text: impl FnOnce() -> String, json: &impl Serialize) -> anyhow::Result<()> {
         let line = if self.json { serde_json::to_string(json)? } else { text() };
         if self.quiet && !self.json {
             return Ok(());
         }
-        self.bars.suspend(|| {
+        let written = self.bars.suspend(|| {
             if self.stdout_taken {
                 writeln!(std::io::stderr(), "{line}")
             } else {
                 writeln!(std::io::stdout(), "{line}")
             }
-        })?;
-        Ok(())
+        });
+        match written {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.is_unread.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            written => Ok(written?),
+        }
     }
 
     /// Something that the user should know, on stderr.

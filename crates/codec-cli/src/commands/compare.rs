@@ -10,7 +10,7 @@ use codec_core::AudioBuffer;
 use codec_io::Converter;
 use codec_metrics::align::{self, Resolution};
 use codec_metrics::stats::Summary;
-use codec_metrics::{Metric, Scores, Versions};
+use codec_metrics::{Error, Metric, Scores, Versions, table_delimiter};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -24,6 +24,9 @@ use std::sync::{Mutex, PoisonError};
 /// its original, channels are mixed where their numbers differ, and the longer of the two is cut; a note says
 /// so. PESQ and STOI judge a mono mix, at the rate that they need. A metric that cannot judge a pair says why,
 /// and the others go on.
+///
+/// Exit codes: 0 every original was compared; 1 a pair failed, an original has no counterpart, or nothing could
+/// be done; 130 interrupted. Degraded audio without an original is noted and left out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec compare speech.wav decoded.wav --align
@@ -34,20 +37,28 @@ pub(crate) struct Args {
     reference: PathBuf,
     /// What became of it: a file or a folder.
     degraded: PathBuf,
-    /// Take out the delay of the degraded audio, to a fraction of a sample or to whole ones. It is reported.
-    #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, default_missing_value = "fraction")]
+    /// Take out the delay of the degraded audio, to a fraction of a sample or to whole ones (`--align=sample`). It
+    /// is reported. Where the correlation stays below 0.5 nothing is moved, and the result says so.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "fraction"
+    )]
     align: Option<Align>,
     /// Longest delay to look for, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, requires = "align")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, requires = "align", value_parser = max_delay)]
     max_delay: f64,
     /// Bring the degraded audio to the level (RMS) of the original. The gain is reported.
     #[arg(long)]
     match_level: bool,
     /// Only these metrics, by short name [default: all].
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = metric)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     metrics: Vec<Metric>,
-    /// Table of scores from elsewhere (UTMOS, word error rates, ..) for the summary: CSV, or TSV by its ending,
-    /// with a column `clip` or `file` and one per metric.
+    /// Table of scores from elsewhere (UTMOS, word error rates, ..): CSV, or TSV by its ending, with a column `clip`
+    /// or `file` and one per metric. A column `system` names the degraded folder or file.
     #[arg(long, value_name = "FILE")]
     scores: Vec<PathBuf>,
     /// Table of the kinds of clips for the summary, with the columns `clip` or `file`, and `kind` [default: the
@@ -58,6 +69,9 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
+
+/// Degraded audio that is shorter than its original by more than this lacks something that can be heard.
+const CUT_OFF_SECONDS: f64 = 0.05;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Align {
@@ -78,12 +92,16 @@ struct Outcome {
     seconds: f64,
     reference_seconds: f64,
     degraded_seconds: f64,
-    /// None unless asked for.
+    /// Whether the degraded audio is shorter than the original by more than 50 ms.
+    is_cut_off: bool,
+    /// None unless asked for, and where there is none to name.
     alignment: Option<Delay>,
+    /// Why no delay was taken out although one was asked for.
+    not_aligned: Option<String>,
     /// Applied to the degraded audio; none unless asked for.
     gain_db: Option<f64>,
     /// By the short name of the metric.
-    scores: BTreeMap<&'static str, f64>,
+    scores: BTreeMap<String, f64>,
     /// Why a metric gave no score.
     not_judged: BTreeMap<&'static str, String>,
 }
@@ -100,6 +118,10 @@ struct Delay {
 #[derive(Debug, Serialize)]
 struct SummaryLine {
     summary: Vec<Mean>,
+    /// Originals without a counterpart; they make the exit code 1.
+    missing: Vec<String>,
+    /// Degraded audio without an original.
+    superfluous: Vec<String>,
     seed: u64,
 }
 
@@ -118,12 +140,26 @@ struct Mean {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let (matches, alone) = inputs::match_up(&args.reference, &args.degraded, &AUDIO_EXTENSIONS)?;
     let reporter = Reporter::new(global, false);
-    for place in &alone {
-        reporter.note(&format!("{place}: has no counterpart, left out"));
+    for place in &alone.left {
+        reporter.note(&format!("{place}: has no counterpart, which counts as failed"));
     }
+    for place in &alone.right {
+        reporter.note(&format!("{place}: has no original, left out"));
+    }
+    // Read before the work: a wrong name should not cost all of it.
+    let names: BTreeSet<&str> = matches.iter().map(|pair| pair.name.as_str()).collect();
+    let imported = read_tables(args, &names, &reporter)?;
     let scores = Mutex::new(Scores::default());
     let code = for_each(&matches, &reporter, |pair| {
-        let outcome = compare(pair, args, &reporter).with_context(|| pair.right.to_string())?;
+        if reporter.is_unread() {
+            return Ok(());
+        }
+        let mut outcome = compare(pair, args, &reporter).with_context(|| pair.right.to_string())?;
+        for metric in imported.metrics() {
+            let of_metric = imported.of(metric, system(args), None);
+            let of_pair = of_metric.into_iter().filter(|(clip, _)| *clip == pair.name);
+            outcome.scores.extend(of_pair.map(|(_, score)| (metric.to_owned(), score)));
+        }
         let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
         for (metric, score) in &outcome.scores {
             scores.insert(&pair.name, system(args), metric, *score)?;
@@ -134,18 +170,22 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         reporter.result(|| describe(&outcome), &outcome)
     });
     let mut scores = scores.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let names: BTreeSet<&str> = matches.iter().map(|pair| pair.name.as_str()).collect();
-    merge_tables(args, &names, &mut scores, &reporter)?;
-    if matches.len() > 1 {
-        let line = SummaryLine { summary: summarize(args, &scores)?, seed: args.seed };
+    for (clip, kind) in imported.kinds_of_clips() {
+        scores.set_kind(clip, kind);
+    }
+    if matches.len() > 1 || !alone.left.is_empty() || !alone.right.is_empty() {
+        let summary = summarize(args, &scores)?;
+        let line =
+            SummaryLine { summary, missing: alone.left.clone(), superfluous: alone.right, seed: args.seed };
         reporter.result(|| describe_summary(&line), &line)?;
     }
-    Ok(code)
+    let is_whole = code != ExitCode::SUCCESS || alone.left.is_empty();
+    Ok(if is_whole { code } else { ExitCode::FAILURE })
 }
 
-fn metric(name: &str) -> Result<Metric, String> {
-    let names = || Metric::ALL.map(|metric| metric.describe().name).join(", ");
-    Metric::by_name(name).ok_or_else(|| format!("no such metric; there are {}", names()))
+fn max_delay(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if seconds >= 0.0 { Ok(seconds) } else { Err("must not be negative".to_owned()) }
 }
 
 /// One degraded folder is one system.
@@ -167,27 +207,30 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
             *audio = Converter::whole(audio, spec)?;
         }
     }
-    let alignment = match args.align {
-        Some(how) => {
-            let resolution = match how {
-                Align::Fraction => Resolution::Fraction,
-                Align::Sample => Resolution::Sample,
-            };
-            if args.max_delay.is_nan() || args.max_delay < 0.0 {
-                bail!("--max-delay must not be negative");
+    let (mut alignment, mut not_aligned) = (None, None);
+    if let Some(how) = args.align {
+        let resolution = match how {
+            Align::Fraction => Resolution::Fraction,
+            Align::Sample => Resolution::Sample,
+        };
+        let max_delay = (args.max_delay * f64::from(spec.sample_rate)).round() as usize;
+        match align::estimate(&reference, &degraded, max_delay, resolution) {
+            Ok(found) => {
+                (reference, degraded) = found.apply(&reference, &degraded)?;
+                alignment = Some(Delay {
+                    samples: found.delay,
+                    seconds: found.delay / f64::from(spec.sample_rate),
+                    correlation: found.correlation,
+                    inverted: found.is_inverted,
+                });
             }
-            let max_delay = (args.max_delay * f64::from(spec.sample_rate)).round() as usize;
-            let found = align::estimate(&reference, &degraded, max_delay, resolution).context("--align")?;
-            (reference, degraded) = found.apply(&reference, &degraded)?;
-            Some(Delay {
-                samples: found.delay,
-                seconds: found.delay / f64::from(spec.sample_rate),
-                correlation: found.correlation,
-                inverted: found.is_inverted,
-            })
+            // A delay that was made up would spoil what the metrics say.
+            Err(error @ (Error::Unlike { .. } | Error::Silent { .. })) => {
+                not_aligned = Some(error.to_string())
+            }
+            Err(error) => return Err(error).context("--align"),
         }
-        None => None,
-    };
+    }
     if reference.n_samples() != degraded.n_samples() {
         let (left, right) = (reference.n_samples(), degraded.n_samples());
         let n_samples = left.min(right);
@@ -212,7 +255,7 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
         let name = metric.describe().name;
         match versions.judge(metric) {
             Ok(score) => {
-                scores.insert(name, score);
+                scores.insert(name.to_owned(), score);
             }
             Err(error) => {
                 not_judged.insert(name, error.to_string());
@@ -228,7 +271,9 @@ fn compare(pair: &Match, args: &Args, reporter: &Reporter) -> Result<Outcome> {
         seconds,
         reference_seconds,
         degraded_seconds,
+        is_cut_off: reference_seconds - degraded_seconds > CUT_OFF_SECONDS,
         alignment,
+        not_aligned,
         gain_db,
         scores,
         not_judged,
@@ -248,23 +293,39 @@ fn read(place: &Place, reporter: &Reporter) -> Result<AudioBuffer> {
     Ok(audio)
 }
 
-/// Adds what `--kinds` and `--scores` name to the scores.
-fn merge_tables(args: &Args, names: &BTreeSet<&str>, scores: &mut Scores, reporter: &Reporter) -> Result<()> {
+/// What `--kinds` and `--scores` say of the clips that are compared; what they say of others is named.
+fn read_tables(args: &Args, names: &BTreeSet<&str>, reporter: &Reporter) -> Result<Scores> {
     let clip_name = |written: &str| codec_metrics::clip_name(written, names, &AUDIO_EXTENSIONS);
     let open = |path: &Path| std::fs::File::open(path).with_context(|| path.display().to_string());
-    let delimiter = |path: &Path| if path.extension().is_some_and(|e| e == "tsv") { b'\t' } else { b',' };
-    if let Some(path) = &args.kinds {
-        let merged = scores.merge_kinds(open(path)?, delimiter(path), clip_name);
-        merged.with_context(|| path.display().to_string())?;
-    }
+    let mut all = Scores::default();
     for path in &args.scores {
-        let merged = scores.merge_csv(open(path)?, delimiter(path), system(args), clip_name);
-        let merged = merged.with_context(|| path.display().to_string())?;
-        for clip in &merged.unknown_clips {
-            reporter.note(&format!("{}: {clip} is not among the compared clips", path.display()));
+        // Each by itself first, so that a note names the table.
+        let (mut table, delimiter) = (Scores::default(), table_delimiter(path));
+        let failed = || path.display().to_string();
+        table.merge_csv(open(path)?, delimiter, system(args), clip_name).with_context(failed)?;
+        all.merge_csv(open(path)?, delimiter, system(args), clip_name).with_context(failed)?;
+        if let Some(metric) = table.metrics().into_iter().find(|name| metrics(args).any(|m| m == *name)) {
+            bail!("{}: {metric} is measured here; rename the column, or leave it out of --metrics", failed());
+        }
+        for name in table.systems().into_iter().filter(|name| *name != system(args)) {
+            reporter.note(&format!("{}: rows of {name} are not used, this is {}", failed(), system(args)));
+        }
+        for clip in table.clips().into_iter().filter(|clip| !names.contains(clip)) {
+            reporter.note(&format!("{}: {clip} is not among the compared clips", failed()));
         }
     }
-    Ok(())
+    all.retain(|clip, of| names.contains(clip) && of == system(args));
+    if let Some(path) = &args.kinds {
+        let merged = all.merge_kinds(open(path)?, table_delimiter(path), clip_name);
+        merged.with_context(|| path.display().to_string())?;
+    }
+    Ok(all)
+}
+
+/// Short names of the metrics that are measured.
+fn metrics(args: &Args) -> impl Iterator<Item = &'static str> {
+    let metrics = if args.metrics.is_empty() { &Metric::ALL[..] } else { &args.metrics };
+    metrics.iter().map(|metric| metric.describe().name)
 }
 
 /// The mean of each metric, over all clips and, where there are several kinds, over each.
@@ -299,14 +360,24 @@ fn describe(outcome: &Outcome) -> String {
         // Writing to a string cannot fail.
         let _ = write!(text, "\n  {line}");
     };
+    if outcome.is_cut_off {
+        line(format_args!(
+            "warning: ends early, {:.2} s of an original of {:.2} s; what is missing is not judged",
+            outcome.degraded_seconds, outcome.reference_seconds
+        ));
+    }
     if let Some(delay) = &outcome.alignment {
         let inverted = if delay.inverted { ", upside down" } else { "" };
+        let direction = if delay.samples < 0.0 { "early" } else { "late" };
         line(format_args!(
-            "was {:.2} samples ({:.2} ms) late, correlation {:.3}{inverted}",
-            delay.samples,
-            1e3 * delay.seconds,
+            "was {:.2} samples ({:.2} ms) {direction}, correlation {:.3}{inverted}",
+            delay.samples.abs(),
+            1e3 * delay.seconds.abs(),
             delay.correlation
         ));
+    }
+    if let Some(reason) = &outcome.not_aligned {
+        line(format_args!("not aligned: {reason}"));
     }
     if let Some(gain) = outcome.gain_db {
         line(format_args!("level changed by {gain:+.2} dB"));
@@ -319,6 +390,9 @@ fn describe(outcome: &Outcome) -> String {
             line(format_args!("{:16}{:>10} {reason}", about.name, "-"));
         }
     }
+    for (name, score) in outcome.scores.iter().filter(|(name, _)| Metric::by_name(name).is_none()) {
+        line(format_args!("{name:16}{score:>10.4} {:8}from a table", ""));
+    }
     text
 }
 
@@ -329,6 +403,9 @@ fn describe_summary(line: &SummaryLine) -> String {
         let interval = interval.map_or(String::new(), |[low, high]| format!("[{low:.4}, {high:.4}]"));
         // Writing to a string cannot fail.
         let _ = write!(text, "\n  {name:24}{mean:>10.4} {interval:24}{n} clip(s)");
+    }
+    if !line.missing.is_empty() {
+        let _ = write!(text, "\n  without a counterpart: {}", line.missing.join(", "));
     }
     text
 }
