@@ -122,7 +122,7 @@ fn a_clip_that_fails_does_not_end_the_run() {
     let found = results(&out);
     assert_eq!(found["measurements"][0]["clip"], "good");
     assert_eq!(found["failures"][0]["clip"], "broken");
-    assert!(std::fs::read_to_string(out.join("report.html")).unwrap().contains("1 clip(s) failed"));
+    assert!(std::fs::read_to_string(out.join("report.html")).unwrap().contains("1 clip failed in 1 system"));
 }
 
 #[test]
@@ -145,6 +145,31 @@ fn mistakes_are_told_before_the_work() {
     refused(&["--codec", "opus", "--data", "nowhere"], "no such file or folder");
     refused(&["--codec", "opus", "--against", "README.md"], "not the results of an evaluation");
     refused(&["--codec", "opus", "--metrics", "visqol"], "no such metric");
+    refused(&["--codec", "opus", "--scores", "nosuch.csv"], "nosuch.csv");
+    refused(&["--codec", "opus", "--report-size=-1"], "must not be negative");
+    let table = dir.path().join("scores.csv");
+    let table = table.to_str().unwrap();
+    std::fs::write(table, "clip,system,utmos\nspeech-1,nobody@3,4\n").unwrap();
+    refused(&["--codec", "opus@8", "--scores", table], "no system is called nobody@3");
+    std::fs::write(table, "clip,system,stoi\nspeech-1,opus@8,1\n").unwrap();
+    refused(&["--codec", "opus@8", "--scores", table], "stoi is measured here");
+    let other = dir.path().join("encodec-tiny");
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir(root().join("examples/encodec-tiny")).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::copy(&path, other.join(path.file_name().unwrap())).unwrap();
+    }
+    refused(
+        &["--codec", "examples/encodec-tiny", "--codec", other.to_str().unwrap()],
+        "both called encodec-tiny",
+    );
+}
+
+#[test]
+fn the_help_tells_the_exit_codes() {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["eval", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("Exit codes: 0 all went well") && help.contains("130"), "{help}");
 }
 
 /// The default model is compared in the same way by `.ci/run`. Make the file again as docs/evaluation.md says when a

@@ -23,7 +23,7 @@ enum Task {
     Bench(bench::Args),
     /// Fetches published models.
     Download(download::Args),
-    /// Measures codecs over clips and bitrates, and writes a report.
+    // Its help is with its options: a comment of documentation here would hide the long one.
     Eval(Box<eval::Args>),
     /// Measures the speed of one system; what `eval` runs.
     #[command(hide = true)]

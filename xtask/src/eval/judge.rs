@@ -5,17 +5,11 @@ use anyhow::{Context, Result, ensure};
 use codec_core::{AudioBuffer, AudioSpec};
 use codec_io::Converter;
 use codec_metrics::align::{self, Resolution};
-use codec_metrics::{Metric, Versions};
+use codec_metrics::{Error, Metric, Versions};
 use std::collections::BTreeMap;
-
-/// Raised whenever a measurement would come out differently, so that older ones are not taken up again.
-pub(crate) const REVISION: u32 = 1;
 
 /// Longest delay that is looked for, in seconds: more than any codec here has.
 const MAX_DELAY: f64 = 0.1;
-
-/// Below this correlation a delay is not believed: codecs that keep no phase have none that could be measured.
-const MIN_CORRELATION: f64 = 0.5;
 
 /// A delay this close to whole samples is one, within the accuracy of its measure.
 const WHOLE: f64 = 0.02;
@@ -81,9 +75,14 @@ pub(crate) fn aligned(
     let original = Converter::whole(original, spec)?;
     let decoded = Converter::whole(decoded, spec).context("converting the decoded audio back")?;
     let max_delay = (MAX_DELAY * f64::from(spec.sample_rate)) as usize;
-    let Ok(mut found) = align::estimate(&original, &decoded, max_delay, Resolution::Fraction) else {
+    let mut found = match align::estimate(&original, &decoded, max_delay, Resolution::Fraction) {
+        Ok(found) => found,
+        Err(Error::Unlike { correlation, .. }) => {
+            let delay = Delay { samples: 0.0, correlation, inverted: false, taken_out: false };
+            return Ok((original, decoded, Some(delay)));
+        }
         // Silence has no delay.
-        return Ok((original, decoded, None));
+        Err(_) => return Ok((original, decoded, None)),
     };
     // What is so close to whole samples is whole: interpolation would cost what it cannot gain.
     if (found.delay - found.delay.round()).abs() < WHOLE {
@@ -93,11 +92,8 @@ pub(crate) fn aligned(
         samples: found.delay,
         correlation: found.correlation,
         inverted: found.is_inverted,
-        taken_out: found.correlation >= MIN_CORRELATION,
+        taken_out: true,
     };
-    if !delay.taken_out {
-        return Ok((original, decoded, Some(delay)));
-    }
     let (original, decoded) = found.apply(&original, &decoded)?;
     Ok((original, decoded, Some(delay)))
 }

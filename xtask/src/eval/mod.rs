@@ -13,12 +13,12 @@ pub(crate) mod speed;
 mod summary;
 
 use crate::environment::root;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clips::Clip;
 use codec_metrics::Metric;
-use codecs::Spec;
+use codecs::{Asked, Spec};
 use regression::Comparison;
-use results::{ClipInfo, Results, write_file};
+use results::{ClipInfo, Results, count, write_file};
 use run::{Plan, Store};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,7 @@ const PRINTED: [&str; 5] = ["pesq_wb", "estoi", "si_sdr", "mel_dac", "stft"];
 /// Options of `cargo xtask eval`.
 #[derive(Debug, clap::Args)]
 #[command(
+    about = "Measures codecs over clips and bitrates, and writes a report",
     long_about = "Code clips with several codecs at several bitrates, judge what comes back, and write a report.
 
 Writes report.html (one page without anything from elsewhere), report.md, results.json and results.csv. What was \
@@ -41,11 +42,11 @@ Writes report.html (one page without anything from elsewhere), report.md, result
                   programs and metrics are the same.
 
 A codec is a model, by name or path as for `codec --model`, or one of the baselines opus, mp3, speex, flac and pcm; \
-                  a list of bitrates in kbit/s may follow. MP3, Speex and FLAC need lame, speexenc and speexdec, and \
+                  a list of bitrates in kbit/s may follow. NAME=PATH gives a model a name of its own in the results. MP3, Speex and FLAC need lame, speexenc and speexdec, and \
                   flac, or ffmpeg for any of them; the report says what was missing.
 
-Exit codes: 0 all went well, 1 a clip failed or nothing could be done, 3 worse than the run of --against, 130 \
-                  interrupted.",
+Exit codes: 0 all went well, 1 a clip failed or nothing could be done, 3 worse than the run of --against \
+                  or without what that run had, 130 interrupted.",
     after_help = "Examples:
   cargo xtask eval                                          built-in clips, default model, all baselines
   cargo xtask eval --data clips/ --codec lyra-v2@3.2,6,9.2 --codec opus@6,8,12 --codec mp3
@@ -59,7 +60,7 @@ pub(crate) struct Args {
     data: Vec<PathBuf>,
     /// Codec, with bitrates in kbit/s if you wish; `default` is the default model [default: default, opus, mp3,
     /// speex, flac, pcm].
-    #[arg(long = "codec", value_name = "CODEC[@KBPS,..]")]
+    #[arg(long = "codec", value_name = "[NAME=]CODEC[@KBPS,..]")]
     codecs: Vec<String>,
     /// Folder of the results.
     #[arg(short, long, value_name = "DIR", default_value = "target/eval")]
@@ -68,10 +69,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     /// Only these metrics, by short name [default: all].
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = metric)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     metrics: Vec<Metric>,
     /// Table of scores from elsewhere (UTMOS, word error rates, ..): CSV, or TSV by its ending, with the columns
-    /// `clip` or `file`, `system`, and one per metric.
+    /// `clip` or `file`, `system`, and one per metric; `NAME:lower` or `NAME:higher` says which values are good.
     #[arg(long, value_name = "FILE")]
     scores: Vec<PathBuf>,
     /// At most so many clips, the kinds in turn.
@@ -81,7 +82,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 20)]
     listen: usize,
     /// Largest size of the report in MB: players get what is left of it.
-    #[arg(long, value_name = "MB", default_value_t = 14.5)]
+    #[arg(long, value_name = "MB", default_value_t = 14.5, value_parser = megabytes)]
     report_size: f64,
     /// Leave speed and memory out.
     #[arg(long)]
@@ -97,9 +98,9 @@ pub(crate) struct Args {
     seed: u64,
 }
 
-fn metric(name: &str) -> Result<Metric, String> {
-    let names = || Metric::ALL.map(|metric| metric.describe().name).join(", ");
-    Metric::by_name(name).ok_or_else(|| format!("no such metric; there are {}", names()))
+fn megabytes(text: &str) -> Result<f64, String> {
+    let size: f64 = text.parse().map_err(|_| "not a number of megabytes".to_owned())?;
+    if size.is_finite() && size >= 0.0 { Ok(size) } else { Err("must not be negative".to_owned()) }
 }
 
 /// Runs the evaluation.
@@ -133,6 +134,13 @@ fn evaluate(args: &Args) -> Result<ExitCode> {
         eprintln!("left out: {missing}");
     }
     let metrics = if args.metrics.is_empty() { Metric::ALL.to_vec() } else { args.metrics.clone() };
+    let mut results = start(args, data, &clips, &systems, &metrics, missing);
+    for table in &args.scores {
+        // On a copy: there is nothing yet to merge with.
+        for clip in summary::merge_table(&mut results.clone(), table, &clips)? {
+            eprintln!("{}: {clip} is not among the clips", table.display());
+        }
+    }
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let items = run::folder(&args.out);
     if args.fresh && items.exists() {
@@ -141,8 +149,7 @@ fn evaluate(args: &Args) -> Result<ExitCode> {
     let store = Store::open(items, &metrics)?;
     let heard = clips::choose(&clips, args.listen);
     let plan = Plan { clips: &clips, heard: &heard, systems: &systems, metrics: &metrics };
-    eprintln!("{} systems on {} clips", systems.len(), clips.len());
-    let mut results = start(args, data, &clips, &systems, &metrics, missing);
+    eprintln!("{} on {}", count(systems.len(), "system"), count(clips.len(), "clip"));
     (results.measurements, results.failures) = run::measure(&plan, &store)?;
     results.codebooks = run::codebooks(&plan, &store)?;
     if !args.no_speed {
@@ -154,9 +161,7 @@ fn evaluate(args: &Args) -> Result<ExitCode> {
         }
     }
     for table in &args.scores {
-        for clip in summary::merge_table(&mut results, table, &clips)? {
-            eprintln!("{}: {clip} is not among the clips", table.display());
-        }
+        summary::merge_table(&mut results, table, &clips)?;
     }
     let summaries = Summaries::new(&results)?;
     write(args, &summaries, &plan, &store)?;
@@ -165,10 +170,14 @@ fn evaluate(args: &Args) -> Result<ExitCode> {
     print!("{}", report::markdown::table(&summaries, &printed));
     eprintln!("{}", args.out.join("report.html").display());
     if !results.failures.is_empty() {
-        eprintln!("{} clip(s) failed", results.failures.len());
+        eprintln!("{}", results.failed());
+    }
+    for sentence in results.cut_off() {
+        eprintln!("warning: {sentence}");
     }
     if let Some(before) = &before {
-        let comparison = regression::compare(before, &results)?;
+        let asked = Asked::new(&specs, &systems, args.codecs.is_empty());
+        let comparison = regression::compare(before, &results, &asked)?;
         tell(&comparison);
         if !comparison.is_good() {
             return Ok(ExitCode::from(EXIT_WORSE));
@@ -222,9 +231,6 @@ fn start(
 
 /// Writes the four files.
 fn write(args: &Args, summaries: &Summaries<'_>, plan: &Plan<'_>, store: &Store) -> Result<()> {
-    if !args.report_size.is_finite() || args.report_size < 0.0 {
-        bail!("--report-size must not be negative");
-    }
     let file = |name: &str| -> PathBuf { Path::new(&args.out).join(name) };
     write_file(&file("results.json"), summaries.results.to_json()?.as_bytes())?;
     write_file(&file("results.csv"), &summaries.results.to_csv()?)?;
@@ -238,8 +244,8 @@ fn tell(comparison: &Comparison) {
     for note in &comparison.notes {
         eprintln!("note: {note}");
     }
-    for (system, clip) in &comparison.lost {
-        eprintln!("worse: {system} fails on {clip}, and did not before");
+    for lost in &comparison.lost {
+        eprintln!("worse: {lost}");
     }
     for fall in &comparison.falls {
         let interval = fall.interval.map_or_else(String::new, |interval| {

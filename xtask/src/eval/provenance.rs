@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Everything but the date of a run that begins.
+/// Of a run that begins now; what is missing is added later.
 pub(crate) fn new(root: &Path, data: String, clips: &[Clip], metrics: &[Metric], seed: u64) -> Provenance {
     let describe = |metric: &Metric| {
         let described = metric.describe();

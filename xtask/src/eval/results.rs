@@ -21,12 +21,23 @@ pub(crate) struct Results {
     pub(crate) failures: Vec<Failure>,
     pub(crate) speeds: Vec<Speed>,
     pub(crate) codebooks: Vec<CodebookUse>,
+    /// Which values are good, of metrics whose table says it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) directions: BTreeMap<String, Direction>,
+}
+
+/// Which values of a metric from a table are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Direction {
+    Lower,
+    Higher,
 }
 
 /// Where the numbers come from.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Provenance {
-    /// When the run ended, RFC 3339 in UTC.
+    /// When the run began, RFC 3339 in UTC.
     pub(crate) date: String,
     pub(crate) command: String,
     pub(crate) commit: String,
@@ -81,6 +92,9 @@ pub(crate) struct Measurement {
     pub(crate) system: String,
     /// Length of the original.
     pub(crate) seconds: f64,
+    /// Length of what was decoded; earlier runs did not say.
+    #[serde(default)]
+    pub(crate) decoded_seconds: Option<f64>,
     /// The coded file as it was written.
     pub(crate) n_bytes: u64,
     /// All bytes of the file over the duration.
@@ -96,9 +110,22 @@ pub(crate) struct Measurement {
     pub(crate) not_judged: BTreeMap<String, String>,
 }
 
+/// Decoded audio that is shorter than its original by more than this lacks something that can be heard, in seconds.
+/// Frames and delays of codecs take less.
+const CUT_OFF_SECONDS: f64 = 0.05;
+
+impl Measurement {
+    /// Length of what was decoded, where it is shorter than the original by more than 50 ms. What is missing is not
+    /// judged.
+    pub(crate) fn cut_off(&self) -> Option<f64> {
+        self.decoded_seconds.filter(|decoded| self.seconds - decoded > CUT_OFF_SECONDS)
+    }
+}
+
 /// By how much the decoded audio was late before it was aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Delay {
+    /// Zero where it is not believed.
     pub(crate) samples: f64,
     pub(crate) correlation: f64,
     pub(crate) inverted: bool,
@@ -156,7 +183,25 @@ impl Results {
             failures: Vec::new(),
             speeds: Vec::new(),
             codebooks: Vec::new(),
+            directions: BTreeMap::new(),
         }
+    }
+
+    /// What was decoded too short, as sentences without their end.
+    pub(crate) fn cut_off(&self) -> Vec<String> {
+        let sentence = |measured: &Measurement| {
+            let Measurement { clip, system, seconds, .. } = measured;
+            let decoded = measured.cut_off()?;
+            Some(format!("{system} gives back {decoded:.2} of the {seconds:.2} s of {clip}"))
+        };
+        self.measurements.iter().filter_map(sentence).collect()
+    }
+
+    /// How many clips failed in how many systems.
+    pub(crate) fn failed(&self) -> String {
+        let clips: BTreeSet<&str> = self.failures.iter().map(|failure| failure.clip.as_str()).collect();
+        let systems: BTreeSet<&str> = self.failures.iter().map(|failure| failure.system.as_str()).collect();
+        format!("{} failed in {}", count(clips.len(), "clip"), count(systems.len(), "system"))
     }
 
     /// Reads the results of an earlier run.
@@ -182,16 +227,29 @@ impl Results {
         let metrics: BTreeSet<&String> =
             self.measurements.iter().flat_map(|measured| measured.scores.keys()).collect();
         let mut table = csv::Writer::from_writer(Vec::new());
-        let fixed = ["clip", "kind", "system", "seconds", "n_bytes", "kbps", "payload_kbps", "delay_samples"];
+        let fixed = [
+            "clip",
+            "kind",
+            "system",
+            "seconds",
+            "decoded_seconds",
+            "n_bytes",
+            "kbps",
+            "payload_kbps",
+            "delay_samples",
+        ];
         table.write_record(fixed.iter().copied().chain(metrics.iter().map(|name| name.as_str())))?;
         let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
         for measured in &self.measurements {
-            let Measurement { clip, kind, system, seconds, n_bytes, kbps, payload_kbps, .. } = measured;
+            let Measurement {
+                clip, kind, system, seconds, decoded_seconds, n_bytes, kbps, payload_kbps, ..
+            } = measured;
             let fixed = [
                 clip.clone(),
                 kind.clone(),
                 system.clone(),
                 seconds.to_string(),
+                number(*decoded_seconds),
                 n_bytes.to_string(),
                 kbps.to_string(),
                 number(*payload_kbps),
@@ -202,6 +260,11 @@ impl Results {
         }
         Ok(table.into_inner()?)
     }
+}
+
+/// `1 clip`, `2 clips`.
+pub(crate) fn count(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Writes a file that appears when it is whole.

@@ -2,7 +2,7 @@
 
 use super::clips::{Clip, hex};
 use super::codecs::{Coded, System};
-use super::judge::{self, REVISION};
+use super::judge;
 use super::results::{CodebookUse, Failure, Measurement, write_file};
 use super::{interrupt, results};
 use anyhow::{Context, Result, anyhow};
@@ -23,8 +23,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
-    /// Of the metrics and their revision.
-    metrics: String,
+    /// Of what is the same for all clips and systems: this program and the metrics.
+    common: String,
 }
 
 /// What a run works on.
@@ -39,20 +39,19 @@ pub(crate) struct Plan<'a> {
 
 impl Store {
     /// # Errors
-    /// When the folder cannot be made.
+    /// When the folder cannot be made or this program's file cannot be read.
     pub(crate) fn open(folder: PathBuf, metrics: &[Metric]) -> Result<Self> {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         codec_io::atomic::remove_stale(&folder);
         let names: Vec<&str> = metrics.iter().map(|metric| metric.describe().name).collect();
-        let version = env!("CARGO_PKG_VERSION");
-        Ok(Self { folder, metrics: format!("{REVISION} {version} {}", names.join(" ")) })
+        Ok(Self { folder, common: format!("{} {}", program()?, names.join(" ")) })
     }
 
     /// The file of a measurement, without its ending.
     fn place(&self, clip: &Clip, system: &System) -> PathBuf {
         let mut hash = Sha256::new();
         for part in
-            [&clip.name, &clip.kind, &clip.sha256, &system.info.id, &system.info.identity, &self.metrics]
+            [&clip.name, &clip.kind, &clip.sha256, &system.info.id, &system.info.identity, &self.common]
         {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
@@ -104,6 +103,14 @@ impl Store {
     fn tokens(&self, clip: &Clip, system: &System) -> Option<Vec<u8>> {
         std::fs::read(self.place(clip, system).with_extension(codec_io::tokens::EXTENSION)).ok()
     }
+}
+
+/// SHA-256 of the program that runs: codecs, resampling and metrics are its code, so that measurements of another
+/// build are not taken up again.
+fn program() -> Result<String> {
+    let path = std::env::current_exe().context("cannot find this program")?;
+    let program = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hex(&Sha256::digest(program)))
 }
 
 /// Measures all clips through all systems; a clip that fails does not end the run.
@@ -180,6 +187,7 @@ fn measurement(
         kind: clip.kind.clone(),
         system: system.info.id.clone(),
         seconds,
+        decoded_seconds: Some(coded.audio.seconds()),
         n_bytes,
         kbps: bits_per_second / 1000.0,
         payload_kbps: coded.payload_bits.map(|bits| bits as f64 / seconds / 1000.0),

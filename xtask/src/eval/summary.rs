@@ -1,11 +1,11 @@
 //! From measurements to statements: means with intervals, differences on the same clips, what is not monotone.
 
 use super::clips::Clip;
-use super::results::{Group, Measurement, Results, SystemInfo};
+use super::results::{Direction, Group, Measurement, Results, SystemInfo};
 use anyhow::{Context, Result, bail};
 use codec_metrics::stats::{PairedDifference, Summary};
-use codec_metrics::{Better, Metric, Scores, clip_name};
-use std::collections::BTreeSet;
+use codec_metrics::{Better, Metric, Scores, clip_name, table_delimiter};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// How a metric is shown.
@@ -38,8 +38,8 @@ pub(crate) struct Dip {
 }
 
 impl Shown {
-    /// One of our metrics, or a neural judge from a table.
-    pub(crate) fn of(name: &str) -> Self {
+    /// One of our metrics, or a neural judge from a table; `directions` are those that tables state.
+    pub(crate) fn of(name: &str, directions: &BTreeMap<String, Direction>) -> Self {
         if let Some(metric) = Metric::by_name(name) {
             let described = metric.describe();
             return Self {
@@ -49,9 +49,15 @@ impl Shown {
                 better: described.better,
             };
         }
-        // Error rates are the only judges in use that are better when lower.
-        let is_rate = ["wer", "cer"].iter().any(|rate| name.to_ascii_lowercase().contains(rate));
-        let better = if is_rate { Better::Lower } else { Better::Higher };
+        // Error rates are the only judges in use that are better when lower; a table may say it of others.
+        let lower = name.to_ascii_lowercase();
+        let is_rate = lower.split(['_', '-', ' ', '.']).any(|word| matches!(word, "wer" | "cer" | "per"));
+        let better = match directions.get(name) {
+            Some(Direction::Lower) => Better::Lower,
+            Some(Direction::Higher) => Better::Higher,
+            None if is_rate => Better::Lower,
+            None => Better::Higher,
+        };
         Self { name: name.to_owned(), label: format!("{name} (from a table)"), unit: String::new(), better }
     }
 
@@ -97,7 +103,7 @@ impl<'a> Summaries<'a> {
         let rank = |name: &str| own.iter().position(|own| *own == name).unwrap_or(own.len());
         let mut names = self.scores.metrics();
         names.sort_by_key(|name| rank(name));
-        names.into_iter().map(Shown::of).collect()
+        names.into_iter().map(|name| Shown::of(name, &self.results.directions)).collect()
     }
 
     /// The kinds of clips, when there are several.
@@ -128,6 +134,14 @@ impl<'a> Summaries<'a> {
         bits.filter(|_| seconds > 0.0).map(|bits| bits / seconds)
     }
 
+    /// The number of clips behind each mean of a metric, where all systems have the same; none are of no concern.
+    pub(crate) fn n_scores(&self, metric: &str, kind: Option<&str>) -> Option<usize> {
+        let systems = self.results.systems.iter();
+        let counts: BTreeSet<usize> =
+            systems.filter_map(|system| Some(self.of(metric, &system.id, kind)?.n)).collect();
+        counts.first().copied().filter(|_| counts.len() == 1)
+    }
+
     fn measured(&self, system: &str, kind: Option<&str>) -> Vec<&'a Measurement> {
         let all = self.results.measurements.iter().filter(|measured| measured.system == system);
         all.filter(|measured| kind.is_none_or(|kind| measured.kind == kind)).collect()
@@ -156,10 +170,12 @@ impl<'a> Summaries<'a> {
         codecs.into_iter().filter_map(nearest).filter(is_near).collect()
     }
 
-    /// Where more bits of one codec give a worse score.
+    /// Where more bits of one codec, as measured, give a worse score.
     pub(crate) fn dips(&self) -> Vec<Dip> {
         let mut dips = Vec::new();
-        let systems = &self.results.systems;
+        let rate = |system: &SystemInfo| self.kbps(&system.id, None).map_or(0.0, |(kbps, _)| kbps);
+        let mut systems: Vec<&SystemInfo> = self.results.systems.iter().collect();
+        systems.sort_by(|a, b| a.codec.cmp(&b.codec).then(rate(a).total_cmp(&rate(b))));
         for metric in self.metrics().iter().filter(|metric| metric.better != Better::Zero) {
             for (lower, higher) in systems.iter().zip(systems.iter().skip(1)) {
                 if lower.codec != higher.codec {
@@ -200,19 +216,20 @@ pub(crate) fn scores(measurements: &[Measurement]) -> Result<Scores> {
 
 /// Adds the scores of a table from elsewhere to the measurements; gives the clips that it alone knows.
 ///
+/// Before anything is measured it finds what is wrong with the table.
+///
 /// # Errors
-/// When the table cannot be read, names a system that is not part of the run, or names none while there are
-/// several.
+/// When the table cannot be read, names a system that is not part of the run, names none while there are several, or
+/// has scores of a metric that the run measures.
 pub(crate) fn merge_table(results: &mut Results, table: &Path, clips: &[Clip]) -> Result<BTreeSet<String>> {
     let failed = || table.display().to_string();
     let known: BTreeSet<&str> = results.systems.iter().map(|system| system.id.as_str()).collect();
     let unnamed = if let [only] = results.systems.as_slice() { only.id.as_str() } else { "" };
     let names: BTreeSet<&str> = clips.iter().map(|clip| clip.name.as_str()).collect();
     let ours = |written: &str| clip_name(written, &names, &codec_io::audio::EXTENSIONS);
-    let delimiter = if table.extension().is_some_and(|ending| ending == "tsv") { b'\t' } else { b',' };
     let file = std::fs::File::open(table).with_context(failed)?;
     let mut scores = scores(&results.measurements)?;
-    let merged = scores.merge_csv(file, delimiter, unnamed, ours).with_context(failed)?;
+    scores.merge_csv(file, table_delimiter(table), unnamed, ours).with_context(failed)?;
     if let Some(unknown) = scores.systems().into_iter().find(|system| !known.contains(system)) {
         let known = known.into_iter().collect::<Vec<_>>().join(", ");
         let what = if unknown.is_empty() {
@@ -222,7 +239,26 @@ pub(crate) fn merge_table(results: &mut Results, table: &Path, clips: &[Clip]) -
         };
         bail!("{}: {what}; there are {known}", table.display());
     }
+    let own = |metric: &str| results.provenance.metrics.iter().any(|(name, _)| name == metric);
+    if results.measurements.is_empty()
+        && let Some(metric) = scores.metrics().into_iter().find(|metric| own(metric))
+    {
+        bail!(
+            "{}: {metric} is measured here; rename the column, or leave it out of --metrics",
+            table.display()
+        );
+    }
     for metric in scores.metrics() {
+        let direction = match scores.better(metric) {
+            Some(Better::Lower) => Some(Direction::Lower),
+            Some(Better::Higher) => Some(Direction::Higher),
+            Some(Better::Zero) | None => None,
+        };
+        if let Some(direction) = direction
+            && results.directions.insert(metric.to_owned(), direction).is_some_and(|other| other != direction)
+        {
+            bail!("{}: another table says the opposite of {metric}", table.display());
+        }
         for measured in &mut results.measurements {
             let of_clip = scores.of(metric, &measured.system, None);
             if let Some((_, score)) = of_clip.iter().find(|(clip, _)| *clip == measured.clip) {
@@ -230,7 +266,8 @@ pub(crate) fn merge_table(results: &mut Results, table: &Path, clips: &[Clip]) -
             }
         }
     }
-    Ok(merged.unknown_clips)
+    let unknown = scores.clips().into_iter().filter(|clip| !names.contains(clip));
+    Ok(unknown.map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -255,6 +292,7 @@ mod tests {
                 kind: if clip_idx == 0 { "music".to_owned() } else { "speech".to_owned() },
                 system: (*id).to_owned(),
                 seconds: f64::from(clip_idx + 1),
+                decoded_seconds: None,
                 n_bytes: (kbps * 125.0) as u64 * u64::from(clip_idx as u32 + 1),
                 kbps: *kbps,
                 payload_kbps: (*id != "mp3@16").then_some(kbps / 2.0),
@@ -296,6 +334,24 @@ mod tests {
         let [dip] = dips.as_slice() else { panic!("{dips:?}") };
         assert_eq!((dip.lower.as_str(), dip.higher.as_str(), dip.difference), ("opus@6", "opus@12", -0.25));
         assert!(dip.is_significant);
+        // The order in which they were named does not matter.
+        let mut turned = some();
+        turned.systems.reverse();
+        assert_eq!(Summaries::new(&turned).unwrap().dips(), dips);
+        assert_eq!(summaries.n_scores("pesq_wb", None), Some(3));
+    }
+
+    #[test]
+    fn directions_are_those_of_whole_words_or_of_the_table() {
+        let better = |name: &str| Shown::of(name, &BTreeMap::new()).better;
+        for name in ["wer", "WER_large", "whisper-cer"] {
+            assert_eq!(better(name), Better::Lower, "{name}");
+        }
+        for name in ["certainty_mos", "utmos", "power"] {
+            assert_eq!(better(name), Better::Higher, "{name}");
+        }
+        let stated = BTreeMap::from([("fad".to_owned(), Direction::Lower)]);
+        assert_eq!(Shown::of("fad", &stated).better, Better::Lower);
     }
 
     #[test]
@@ -316,6 +372,10 @@ mod tests {
         let metrics = summaries.metrics();
         assert_eq!(metrics.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["pesq_wb", "utmos", "wer"]);
         assert_eq!((metrics[1].better, metrics[2].better), (Better::Higher, Better::Lower));
+        let mut stated = some();
+        merge(&mut stated, "clip,system,fad:lower\nset/0,net@4,2\n").unwrap();
+        assert_eq!(stated.directions["fad"], Direction::Lower);
+        assert_eq!(stated.measurements[0].scores["fad"], 2.0);
 
         let wrong = |text: &str| merge(&mut some(), text).unwrap_err().to_string();
         assert!(wrong("clip,system,utmos\nset/0,neti,4\n").contains("no system is called neti"));

@@ -147,7 +147,7 @@ fn is_table(path: &Path) -> bool {
 
 /// Files are named as they are found from the table's own folder.
 fn from_table(table: &Path, clips: &mut Vec<Clip>) -> Result<()> {
-    let delimiter = if table.extension().is_some_and(|ending| ending == "tsv") { b'\t' } else { b',' };
+    let delimiter = codec_metrics::table_delimiter(table);
     let failed = || table.display().to_string();
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_path(table).with_context(failed)?;
     let headers = reader.headers().with_context(failed)?.clone();

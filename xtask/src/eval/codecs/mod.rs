@@ -8,7 +8,7 @@ mod tools;
 
 pub(crate) use process::peak_memory;
 
-use super::results::{Group, SystemInfo};
+use super::results::{Group, Results, SystemInfo};
 use anyhow::{Context, Result, bail, ensure};
 use codec_core::AudioBuffer;
 use std::fmt;
@@ -18,6 +18,8 @@ use std::path::Path;
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) info: SystemInfo,
+    /// The codec as it was named: a model's name or path, or a baseline.
+    pub(crate) source: String,
     /// What names it alone.
     pub(crate) spec: String,
     /// Time to load the model, where there is one.
@@ -50,10 +52,12 @@ pub(crate) struct Coded {
     pub(crate) is_tokens: bool,
 }
 
-/// A codec as the user named it: `NAME` or `NAME@KBPS,KBPS,..`.
+/// A codec as the user named it: `NAME`, `LABEL=PATH`, and either with `@KBPS,KBPS,..`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spec {
     name: String,
+    /// What the model is called in the results; otherwise its folder or card says.
+    label: Option<String>,
     /// None where the user leaves the choice to us.
     kbps: Vec<f64>,
 }
@@ -69,13 +73,23 @@ const BASELINES: [(&str, &[f64]); 5] = [
 
 impl Spec {
     /// # Errors
-    /// When a bitrate is not a positive number.
+    /// When a bitrate is not a positive number, or a baseline is given another name or lends its own.
     pub(crate) fn parse(text: &str) -> Result<Self> {
+        // A path may hold either sign.
         let (name, rates) = match text.rsplit_once('@') {
-            // A path may hold the sign.
-            Some((name, rates)) if !Path::new(text).exists() => (name, rates),
-            _ => return Ok(Self { name: text.to_owned(), kbps: Vec::new() }),
+            Some((name, rates)) if !Path::new(text).exists() => (name, Some(rates)),
+            _ => (text, None),
         };
+        let (label, name) = match name.split_once('=') {
+            Some((label, path)) if !Path::new(name).exists() && !label.contains(['/', '\\']) => {
+                ensure!(!label.is_empty() && !label.contains('@'), "{text}: `{label}` cannot name a codec");
+                let is_baseline = |name: &str| BASELINES.iter().any(|(baseline, _)| *baseline == name);
+                ensure!(!is_baseline(label) && !is_baseline(path), "{text}: baselines keep their names");
+                (Some(label.to_owned()), path)
+            }
+            _ => (None, name),
+        };
+        let Some(rates) = rates else { return Ok(Self { name: name.to_owned(), label, kbps: Vec::new() }) };
         let rate = |text: &str| {
             let kbps: f64 =
                 text.trim().parse().with_context(|| format!("`{text}` is not a bitrate in kbit/s"))?;
@@ -83,11 +97,45 @@ impl Spec {
             Ok(kbps)
         };
         let kbps = rates.split(',').map(rate).collect::<Result<_>>().with_context(|| text.to_owned())?;
-        Ok(Self { name: name.to_owned(), kbps })
+        Ok(Self { name: name.to_owned(), label, kbps })
     }
 
     fn ladder(&self) -> Option<&'static [f64]> {
         BASELINES.iter().find(|(name, _)| *name == self.name).map(|(_, ladder)| *ladder)
+    }
+}
+
+/// What the user asked to measure, in the names of the results.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// None for the usual codecs; else each codec with its bitrates in kbit/s, without some where they are ours to
+    /// choose.
+    codecs: Option<Vec<(String, Vec<f64>)>>,
+}
+
+impl Asked {
+    /// Takes what was named, if anything was, and what came of it.
+    pub(crate) fn new(specs: &[Spec], systems: &[System], is_usual: bool) -> Self {
+        let codec = |spec: &Spec| {
+            // By an alias perhaps.
+            let own = systems.iter().find(|system| system.source == spec.name);
+            let name = spec.label.as_ref().or(own.map(|system| &system.info.codec));
+            name.unwrap_or(&spec.name).clone()
+        };
+        let codecs = specs.iter().map(|spec| (codec(spec), spec.kbps.clone())).collect();
+        Self { codecs: (!is_usual).then_some(codecs) }
+    }
+
+    /// Whether a system of an earlier run, which `now` lacks, should have been part of it.
+    pub(crate) fn covers(&self, system: &SystemInfo, now: &Results) -> bool {
+        // The bitrates of a baseline follow those of the models.
+        let follows =
+            system.group == Group::Classical && now.systems.iter().any(|other| other.codec == system.codec);
+        let Some(codecs) = &self.codecs else { return !follows };
+        codecs.iter().filter(|(codec, _)| *codec == system.codec).any(|(_, kbps)| {
+            let is_named = |own: f64| kbps.iter().any(|kbps| (kbps / own - 1.0).abs() < 1e-3);
+            if kbps.is_empty() { !follows } else { system.nominal_kbps.is_none_or(is_named) }
+        })
     }
 }
 
@@ -97,11 +145,11 @@ impl Spec {
 /// eighth of them; a baseline has those of its ladder that are nearest to the models' and the one above.
 ///
 /// # Errors
-/// When a model does not load, a codec cannot have a bitrate, or two systems are the same.
+/// When a model does not load, a codec cannot have a bitrate, or two systems have one name.
 pub(crate) fn systems(specs: &[Spec]) -> Result<(Vec<System>, Vec<String>)> {
     let (mut systems, mut missing) = (Vec::new(), Vec::new());
     for spec in specs.iter().filter(|spec| spec.ladder().is_none()) {
-        systems.extend(neural::systems(&spec.name, &spec.kbps)?);
+        systems.extend(neural::systems(&spec.name, spec.label.as_deref(), &spec.kbps)?);
     }
     let neural: Vec<f64> = systems.iter().filter_map(|system| system.info.nominal_kbps).collect();
     for spec in specs {
@@ -124,6 +172,17 @@ pub(crate) fn systems(specs: &[Spec]) -> Result<(Vec<System>, Vec<String>)> {
         systems.extend(made);
     }
     for (system_idx, system) in systems.iter().enumerate() {
+        let is_other =
+            |other: &&System| other.info.codec == system.info.codec && other.source != system.source;
+        if let Some(other) = systems[..system_idx].iter().find(is_other) {
+            bail!(
+                "{} and {} are both called {}: name one of them, as in NAME={}",
+                other.source,
+                system.source,
+                system.info.codec,
+                system.source
+            );
+        }
         if systems[..system_idx].iter().any(|other| other.info.id == system.info.id) {
             bail!("{} is named twice", system.info.id);
         }
@@ -180,7 +239,8 @@ fn classical(codec: &str, kbps: f64, identity: String, is_program: bool, coder: 
         nominal_kbps: Some(kbps),
         identity,
     };
-    System { spec: info.id.clone(), info, load_seconds: None, is_program, coder }
+    let (source, spec) = (codec.to_owned(), info.id.clone());
+    System { source, spec, info, load_seconds: None, is_program, coder }
 }
 
 #[cfg(test)]
@@ -189,16 +249,23 @@ mod tests {
 
     #[test]
     fn names_and_bitrates_are_told_apart() {
-        let spec = |name: &str, kbps: &[f64]| Spec { name: name.to_owned(), kbps: kbps.to_vec() };
+        let spec =
+            |name: &str, kbps: &[f64]| Spec { name: name.to_owned(), label: None, kbps: kbps.to_vec() };
         assert_eq!(Spec::parse("opus").unwrap(), spec("opus", &[]));
         assert_eq!(Spec::parse("lyra-v2@3.2,6, 9.2").unwrap(), spec("lyra-v2", &[3.2, 6.0, 9.2]));
-        for wrong in ["opus@", "opus@a", "opus@6,-1", "opus@0", "opus@inf"] {
+        let labelled = Spec { label: Some("mine".to_owned()), ..spec("runs/7/best", &[3.0]) };
+        assert_eq!(Spec::parse("mine=runs/7/best@3").unwrap(), labelled);
+        assert_eq!(Spec::parse("runs/lr=1/best").unwrap(), spec("runs/lr=1/best", &[]));
+        for wrong in ["opus@", "opus@a", "opus@6,-1", "opus@0", "opus@inf", "=x", "opus=x", "x=opus@6"] {
             assert!(Spec::parse(wrong).is_err(), "{wrong}");
         }
         let folder = tempfile::Builder::new().prefix("a@b").tempdir().unwrap();
         let path = folder.path().to_str().unwrap();
         assert_eq!(Spec::parse(path).unwrap(), spec(path, &[]));
         assert_eq!(Spec::parse(&format!("{path}@3")).unwrap(), spec(path, &[3.0]));
+        let folder = tempfile::Builder::new().prefix("a=b").tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        assert_eq!(Spec::parse(&format!("x={path}@3")).unwrap().name, path);
     }
 
     #[test]

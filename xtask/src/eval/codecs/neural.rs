@@ -21,17 +21,19 @@ struct Model {
     n_codebooks: usize,
 }
 
-/// A model at the bitrates given, or at some of its own.
+/// A model at the bitrates given, or at some of its own; called `label`, or by its folder, file or card.
 ///
 /// # Errors
 /// When the model does not load or starts above a bitrate.
-pub(super) fn systems(name: &str, kbps: &[f64]) -> Result<Vec<System>> {
+pub(super) fn systems(name: &str, label: Option<&str>, kbps: &[f64]) -> Result<Vec<System>> {
     let start = Instant::now();
     let loaded = Arc::new(codec_models::load(name, &Device::Cpu)?);
     let load_seconds = Some(start.elapsed().as_secs_f64());
     let info = loaded.codec.info();
     let file_name = Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    let codec = if Path::new(name).exists() {
+    let codec = if let Some(label) = label {
+        label.to_owned()
+    } else if Path::new(name).exists() {
         file_name.unwrap_or_default()
     } else {
         // It may have been named by an alias.
@@ -52,7 +54,7 @@ pub(super) fn systems(name: &str, kbps: &[f64]) -> Result<Vec<System>> {
             };
             let coder = Box::new(Model { loaded: Arc::clone(&loaded), n_codebooks });
             let spec = format!("{name}@{kbps}");
-            Ok(System { info, spec, load_seconds, is_program: false, coder })
+            Ok(System { info, source: name.to_owned(), spec, load_seconds, is_program: false, coder })
         })
         .collect()
 }

@@ -19,7 +19,14 @@ pub(super) fn system() -> System {
         nominal_kbps: None,
         identity: "WAV, 16 bit".to_owned(),
     };
-    System { spec: info.id.clone(), info, load_seconds: None, is_program: false, coder: Box::new(Pcm) }
+    System {
+        source: info.id.clone(),
+        spec: info.id.clone(),
+        info,
+        load_seconds: None,
+        is_program: false,
+        coder: Box::new(Pcm),
+    }
 }
 
 /// Writes a clip as the programs of the baselines read it.

@@ -1,7 +1,7 @@
 //! MP3, Speex and FLAC through the programs that people use, where they are installed.
 
 use super::pcm::write_wav;
-use super::{Coded, Coder, System, classical, ogg_payload_bits, process};
+use super::{Coded, Coder, System, classical, ogg_payload_bits, process, short};
 use crate::eval::clips;
 use crate::eval::results::{Group, SystemInfo};
 use anyhow::{Context, Result, ensure};
@@ -147,9 +147,12 @@ impl Format {
 pub(super) fn systems(name: &str, kbps: &[f64]) -> Result<Option<Vec<System>>> {
     let format = Format::by_name(name).with_context(|| format!("no baseline is called {name}"))?;
     let found = format.tools().into_iter().find_map(|tool| {
-        let decoder = tool.decoder.map(|decoder| process::version(decoder, tool.version));
-        let identity = process::version(tool.encoder, tool.version)?;
-        (decoder != Some(None)).then_some((tool, identity))
+        let encoder = process::version(tool.encoder, tool.version)?;
+        let Some(decoder) = tool.decoder.filter(|decoder| *decoder != tool.encoder) else {
+            return Some((tool, encoder));
+        };
+        let decoder = process::version(decoder, tool.version)?;
+        Some((tool, format!("{encoder}, decoded by {decoder}")))
     });
     let Some((tool, identity)) = found else { return Ok(None) };
     if format == Format::Flac {
@@ -162,6 +165,7 @@ pub(super) fn systems(name: &str, kbps: &[f64]) -> Result<Option<Vec<System>>> {
         };
         let coder = Box::new(Program { tool, format, bits_per_second: 0, delays: BTreeMap::new() });
         return Ok(Some(vec![System {
+            source: info.id.clone(),
             spec: info.id.clone(),
             info,
             load_seconds: None,
@@ -174,11 +178,32 @@ pub(super) fn systems(name: &str, kbps: &[f64]) -> Result<Option<Vec<System>>> {
         let known = if format == Format::Mp3 { 8.0..=320.0 } else { 2.0..=45.0 };
         let (low, high) = (*known.start(), *known.end());
         ensure!(known.contains(&kbps), "{name} goes from {low} to {high} kbit/s, not {kbps}");
+        if format == Format::Mp3 {
+            check_mp3_rate(kbps, &[MP3_LOW_RATES, MP3_HIGH_RATES].concat())?;
+        }
         let bits_per_second = (kbps * 1000.0).round() as u32;
         let coder = Program { tool, format, bits_per_second, delays: delays.clone() };
         Ok(classical(name, kbps, identity.clone(), true, Box::new(coder)))
     };
     kbps.iter().map(system).collect::<Result<_>>().map(Some)
+}
+
+/// Bitrates of MP3 in kbit/s at sample rates up to 24 kHz, and above.
+///
+/// # Source
+/// The tables of layer III in ISO/IEC 13818-3 and ISO/IEC 11172-3.
+const MP3_LOW_RATES: &[f64] =
+    &[8.0, 16.0, 24.0, 32.0, 40.0, 48.0, 56.0, 64.0, 80.0, 96.0, 112.0, 128.0, 144.0, 160.0];
+const MP3_HIGH_RATES: &[f64] =
+    &[32.0, 40.0, 48.0, 56.0, 64.0, 80.0, 96.0, 112.0, 128.0, 160.0, 192.0, 224.0, 256.0, 320.0];
+
+/// Programs take another bitrate without a word where the format lacks the one asked for.
+fn check_mp3_rate(kbps: f64, known: &[f64]) -> Result<()> {
+    let below = known.iter().copied().filter(|rate| *rate < kbps).reduce(f64::max);
+    let above = known.iter().copied().filter(|rate| *rate > kbps).reduce(f64::min);
+    let nearest = [below, above].into_iter().flatten().map(short).collect::<Vec<_>>().join(" and ");
+    ensure!(known.contains(&kbps), "mp3 has no {kbps} kbit/s; nearest are {nearest}");
+    Ok(())
 }
 
 /// How late Speex is, measured at its highest bitrates: the delay is the same at the lowest ones, where decoded
@@ -225,6 +250,13 @@ fn ffmpeg_words(codec: &str, bits_per_second: Option<u32>, output: &str) -> Vec<
 impl Coder for Program {
     fn code(&self, clip: &AudioBuffer, scratch: &Path) -> Result<Coded> {
         let clip = Converter::whole(clip, self.format.spec(clip.spec()))?;
+        if self.format == Format::Mp3 {
+            let (kbps, sample_rate) = (f64::from(self.bits_per_second) / 1000.0, clip.spec().sample_rate);
+            // Below the lowest of a high rate, LAME lowers the sample rate.
+            let is_low = sample_rate <= 24_000 || kbps < MP3_HIGH_RATES[0];
+            let known = if is_low { MP3_LOW_RATES } else { MP3_HIGH_RATES };
+            check_mp3_rate(kbps, known).with_context(|| format!("at {sample_rate} Hz"))?;
+        }
         write_wav(&clip, &scratch.join(INPUT))?;
         let arguments = (self.tool.arguments)(self.bits_per_second, clip.spec().sample_rate);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -250,5 +282,20 @@ impl Coder for Program {
         let payload_bits = is_speex.then(|| ogg_payload_bits(&file, 2)).transpose()?;
         let is_tokens = false;
         Ok(Coded { file, payload_bits, audio, encode_seconds, decode_seconds, program_bytes, is_tokens })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bitrates_that_mp3_lacks_are_refused() {
+        assert!(check_mp3_rate(16.0, MP3_LOW_RATES).is_ok());
+        let error = check_mp3_rate(20.0, MP3_LOW_RATES).unwrap_err().to_string();
+        assert_eq!(error, "mp3 has no 20 kbit/s; nearest are 16 and 24");
+        assert!(
+            check_mp3_rate(320.0, MP3_LOW_RATES).is_err() && check_mp3_rate(320.0, MP3_HIGH_RATES).is_ok()
+        );
     }
 }

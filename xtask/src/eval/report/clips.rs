@@ -49,7 +49,9 @@ pub(super) fn section(summaries: &Summaries<'_>, heard: &Heard) -> Markup {
 /// Where each model does worst, by the first metric that judges all it can.
 fn worst(summaries: &Summaries<'_>) -> Markup {
     let results = summaries.results;
-    let metric = ["mel_dac", "mel_audiotools", "stft", "pesq_wb"].into_iter().map(Shown::of);
+    let metric = ["mel_dac", "mel_audiotools", "stft", "pesq_wb"]
+        .into_iter()
+        .map(|name| Shown::of(name, &results.directions));
     let mut metric =
         metric.filter(|metric| results.measurements.iter().any(|m| m.scores.contains_key(&metric.name)));
     let Some(metric) = metric.next() else { return html! {} };

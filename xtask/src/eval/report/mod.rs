@@ -7,7 +7,7 @@ pub(crate) mod markdown;
 mod picture;
 mod tables;
 
-use super::results::{Group, Results, SystemInfo};
+use super::results::{Group, Results, SystemInfo, count};
 use super::run::{Plan, Store};
 use super::summary::{Shown, Summaries};
 use anyhow::Result;
@@ -74,7 +74,7 @@ pub(crate) fn page(
                     (legend(summaries))
                     (tabs("curves", &panels, |kind| charts(summaries, kind)))
                     h2 id="table" { "Table" }
-                    p.dim { "± is half the width of the 95 % interval; arrows point to the good values." }
+                    p.dim { "± is half the width of the 95 % interval; arrows point to the good values; n is the number of clips where a metric judged fewer than all." }
                     (tabs("table", &panels, |kind| tables::summary(summaries, kind)))
                     h2 id="pairs" { "Near the same bitrate" }
                     p {
@@ -102,9 +102,9 @@ fn headline(results: &Results) -> String {
         measured.map(|measured| measured.seconds).sum()
     };
     format!(
-        "{} systems on {} clips ({seconds:.0} s), {}, commit {}",
-        results.systems.len(),
-        results.clips.len(),
+        "{} on {} ({seconds:.0} s), {}, commit {}",
+        count(results.systems.len(), "system"),
+        count(results.clips.len(), "clip"),
         results.provenance.date,
         results.provenance.commit.get(..12).unwrap_or(&results.provenance.commit)
     )
@@ -113,6 +113,7 @@ fn headline(results: &Results) -> String {
 /// What a reader must know before the figures.
 fn notes(summaries: &Summaries<'_>) -> Markup {
     let results = summaries.results;
+    let cut_off = results.cut_off();
     let dips = summaries.dips();
     let certain: Vec<_> = dips.iter().filter(|dip| dip.is_significant).collect();
     html! {
@@ -122,10 +123,17 @@ fn notes(summaries: &Summaries<'_>) -> Markup {
                 li { "No clip failed." }
             } @else {
                 li {
-                    (results.failures.len()) " clip(s) failed and are left out: "
+                    (results.failed()) ", left out: "
                     @for failure in results.failures.iter().take(10) {
                         (failure.clip) " (" (failure.system) ": " (failure.reason) "). "
                     }
+                }
+            }
+            @if !cut_off.is_empty() {
+                li {
+                    "Ends early, and what is missing is not judged: "
+                    @for sentence in cut_off.iter().take(10) { (sentence) ". " }
+                    @if cut_off.len() > 10 { "The others are in results.csv." }
                 }
             }
             @if certain.is_empty() {

@@ -17,12 +17,16 @@ pub(super) fn summary(summaries: &Summaries<'_>, kind: Option<&str>) -> Markup {
                 .any(|system| summaries.of(&metric.name, &system.id, kind).is_some())
         })
         .collect();
+    let clips = summaries.results.clips.iter();
+    let n_all = clips.filter(|clip| kind.is_none_or(|kind| clip.kind == kind)).count();
     html! {
         div.scroll tabindex="0" {
             table {
                 thead { tr {
                     th { "system" } th { "kbit/s" br; "measured" } th { "kbit/s" br; "payload" } th { "clips" }
-                    @for metric in &with_scores { (heading(metric)) }
+                    @for metric in &with_scores {
+                        (heading_with(metric, summaries.n_scores(&metric.name, kind).filter(|n| *n < n_all)))
+                    }
                 } }
                 tbody {
                     @for system in &summaries.results.systems {
@@ -47,6 +51,11 @@ const LINE: usize = 10;
 
 /// The name of a metric on lines short enough for a column of numbers.
 pub(super) fn heading(metric: &Shown) -> Markup {
+    heading_with(metric, None)
+}
+
+/// The same, with the number of clips where it is not that of all.
+fn heading_with(metric: &Shown, n: Option<usize>) -> Markup {
     let mut lines: Vec<String> = Vec::new();
     for part in metric.name.split_inclusive('_') {
         let chars: Vec<char> = part.chars().collect();
@@ -61,12 +70,16 @@ pub(super) fn heading(metric: &Shown) -> Markup {
         th title=(metric.label) {
             @for line in &lines { (line) br; }
             (metric.arrow()) " " span.unit { (unit) }
+            @if let Some(n) = n { br; span.unit { "n=" (n) } }
         }
     }
 }
 
 fn cell(summaries: &Summaries<'_>, metric: &Shown, system: &SystemInfo, kind: Option<&str>) -> Markup {
     let Some(summary) = summaries.of(&metric.name, &system.id, kind) else { return html! { td { "–" } } };
+    let n_clips = summaries.kbps(&system.id, kind).map_or(0, |(_, n_clips)| n_clips);
+    let is_alike = summaries.n_scores(&metric.name, kind).is_some();
+    let n = (!is_alike && summary.n != n_clips).then_some(summary.n);
     let interval = summary.interval.map(|interval| {
         let title = format!("{:.4} to {:.4}, {} clips", interval.low, interval.high, summary.n);
         (title, (interval.high - interval.low) / 2.0)
@@ -75,6 +88,7 @@ fn cell(summaries: &Summaries<'_>, metric: &Shown, system: &SystemInfo, kind: Op
         td title=[interval.as_ref().map(|(title, _)| title)] {
             (metric.digits(summary.mean))
             @if let Some((_, half)) = interval { span.pm { "±" (metric.digits(half)) } }
+            @if let Some(n) = n { span.pm { " n=" (n) } }
         }
     }
 }
@@ -86,7 +100,13 @@ pub(super) fn differences(summaries: &Summaries<'_>) -> Markup {
         .flat_map(|system| summaries.rivals(system).into_iter().map(move |rival| (system, rival)))
         .collect();
     if rows.is_empty() {
-        return html! { p.dim { "There is nothing to compare: the run has no model, or no classical codec." } };
+        let has = |group| summaries.results.systems.iter().any(|system| system.group == group);
+        let why = match (has(Group::Neural), has(Group::Classical)) {
+            (false, _) => "the run has no model",
+            (_, false) => "the run has no classical codec",
+            _ => "no classical codec has a point between half and twice the measured bitrate of a model",
+        };
+        return html! { p.dim { "There is nothing to compare: " (why) "." } };
     }
     let metrics = summaries.metrics();
     let kbps = |system: &SystemInfo| summaries.kbps(&system.id, None).map_or(0.0, |(kbps, _)| kbps);
