@@ -43,6 +43,8 @@ struct Global {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // The buffers of one chunk are those of the next.
+    codec_kernels::keep_freed_memory();
     start_log(&cli.global);
     let outcome = set_up(&cli.global).and_then(|()| commands::run(cli.command, &cli.global, Cli::command()));
     match outcome {

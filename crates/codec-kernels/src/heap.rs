@@ -2,9 +2,9 @@
 
 /// Makes the process keep the memory that it frees, for the next buffers of the same sizes.
 ///
-/// Training allocates and frees the same buffers of megabytes at each step. By default glibc hands them back to
-/// the system, which clears every page again. The process then stays as large as it ever was. Meant for programs
-/// that train; elsewhere than on Linux with glibc it does nothing.
+/// Networks allocate and free the same buffers of megabytes for each step or chunk. By default glibc hands them
+/// back to the system, which clears every page again. With this the process stays as large as it ever was. Meant
+/// for the start of a program; elsewhere than on Linux with glibc it does nothing.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "a setting of the allocator")]

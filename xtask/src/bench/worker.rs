@@ -12,6 +12,8 @@ use std::time::Instant;
 
 /// Answers requests until stdin ends.
 pub(super) fn run() -> Result<()> {
+    // As the program `codec` does.
+    codec_kernels::keep_freed_memory();
     let mut worker = None;
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?).context("not a request")?;
