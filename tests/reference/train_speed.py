@@ -1,7 +1,7 @@
 """Times forward and backward of encoder and decoder here and in PyTorch, in turns, on the same threads.
 
     cargo build --release -p codec-train --example speed
-    python tests/reference/train_speed.py [--threads 2] [--batch 4] [--seconds 1] [--rounds 5]
+    python tests/reference/train_speed.py [--threads 2] [--batch 4] [--seconds 1] [--rounds 5] [--only codec-16khz]
 
 Prints the milliseconds of the fastest round of each, and their ratio.
 """
@@ -57,20 +57,23 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="the name of one model")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    env = os.environ | {"RAYON_NUM_THREADS": str(args.threads)}
+    env = os.environ | dict.fromkeys(["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"], str(args.threads))
     for name, config, encoder, decoder in models():
+        if args.only not in (None, name):
+            continue
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(config, file)
             file.flush()
-            command = [target / "release/examples/speed", file.name, str(args.batch), str(args.seconds), "2"]
+            command = [target / "release/examples/speed", file.name, str(args.batch), str(args.seconds), "5"]
             ours, reference = [], []
             for _ in range(args.rounds):
                 out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
                 ours.append(float(out.split()[0]))
-                reference += [theirs(encoder, decoder, config["sampling_rate"], args) for _ in range(2)]
+                reference += [theirs(encoder, decoder, config["sampling_rate"], args) for _ in range(5)]
         ratio = min(reference) / min(ours)
         print(f"{name}: ours {min(ours):.0f} ms, PyTorch {min(reference):.0f} ms, {ratio:.2f} times as fast")
 
