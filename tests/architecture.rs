@@ -7,6 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+/// What a program may use.
+const BELOW_PROGRAMS: [&str; 7] =
+    ["codec-kernels", "codec-core", "codec-io", "codec-hub", "codec-nn", "codec-metrics", "codec-models"];
+
 /// Each package and the packages of the workspace that it may use outside its tests. An edge points
 /// up this list only.
 const MAY_USE: [(&str, &[&str]); 13] = [
@@ -20,30 +24,8 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("codec-train", &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-metrics"]),
     ("codec-models", &["codec-core", "codec-io", "codec-hub", "codec-nn"]),
     ("codec-lm", &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-train", "codec-models"]),
-    (
-        "codec-cli",
-        &[
-            "codec-kernels",
-            "codec-core",
-            "codec-io",
-            "codec-hub",
-            "codec-nn",
-            "codec-metrics",
-            "codec-models",
-        ],
-    ),
-    (
-        "xtask",
-        &[
-            "codec-kernels",
-            "codec-core",
-            "codec-io",
-            "codec-hub",
-            "codec-nn",
-            "codec-metrics",
-            "codec-models",
-        ],
-    ),
+    ("codec-cli", &BELOW_PROGRAMS),
+    ("xtask", &BELOW_PROGRAMS),
     ("codec-tests", &["codec-kernels", "codec-core", "codec-io", "codec-nn"]),
 ];
 

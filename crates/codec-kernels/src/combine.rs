@@ -1,4 +1,4 @@
-//! Sums of two arrays, as residual branches have them.
+//! Sums of two arrays, as residual branches have them, and factors per channel.
 
 use crate::error::{Result, count_rows, expect_len};
 use crate::pool;
@@ -47,6 +47,27 @@ pub fn add_scaled_rows(
             let row = (first + i) * channels..(first + i + 1) * channels;
             let (xs, ys) = (&xs[row.clone()], &ys[row]);
             dispatch(level, Sum { xs, ys, factor: Some(factor), out });
+        }
+    });
+    Ok(())
+}
+
+/// Gives each channel its factor: `out[t, c] = factors[c] xs[t, c]`.
+///
+/// # Shapes
+/// `xs`, `out`: `[time, channels]`; `factors`: `[channels]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`], [`crate::Error::Uneven`] and [`crate::Error::Zero`] where the sizes do not agree.
+pub fn scale_channels(xs: &[f32], factors: &[f32], out: &mut [f32]) -> Result<()> {
+    let channels = factors.len();
+    count_rows("channels", xs.len(), channels)?;
+    expect_len("out", xs.len(), out.len())?;
+    let n_threads = pool::threads_for(xs.len(), pool::GRAIN);
+    pool::for_row_blocks(out, channels, 1, n_threads, |first, out| {
+        let rows = out.chunks_exact_mut(channels).zip(xs[first * channels..].chunks_exact(channels));
+        for (out, xs) in rows {
+            out.iter_mut().zip(xs).zip(factors).for_each(|((y, x), factor)| *y = x * factor);
         }
     });
     Ok(())

@@ -10,6 +10,7 @@ use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use codec_kernels::{PackedMatrix, Rows, Start, gemm, gemm_transposed};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The gradient of the input: every output hands its share back to the steps of its window.
 ///
@@ -218,6 +219,27 @@ impl CustomOp2 for RowsGradient {
     }
 }
 
+/// Sums over the rows of arrays of `len` elements, in an order that the number of threads does not change;
+/// `add` adds a range of elements to sums.
+pub(super) fn column_sums(
+    len: usize,
+    channels: usize,
+    add: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    /// Rows of one task; fixed, so that sums do not depend on the number of threads.
+    const TASK_ROWS: usize = 1 << 10;
+    let task_len = (TASK_ROWS * channels).max(1);
+    let sums = |task_idx: usize| {
+        let mut sums = vec![0.0; channels];
+        add(task_idx * task_len..len.min((task_idx + 1) * task_len), &mut sums);
+        sums
+    };
+    let parts: Vec<Vec<f32>> = (0..len.div_ceil(task_len)).into_par_iter().map(sums).collect();
+    let mut out = vec![0.0; channels];
+    parts.iter().for_each(|part| out.iter_mut().zip(part).for_each(|(sum, x)| *sum += x));
+    out
+}
+
 struct ColumnSums;
 
 impl CustomOp1 for ColumnSums {
@@ -226,20 +248,13 @@ impl CustomOp1 for ColumnSums {
     }
 
     fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        /// Rows of one task; fixed, so that sums do not depend on the number of threads.
-        const TASK_ROWS: usize = 1 << 10;
         let channels = layout.dims().last().copied().unwrap_or(1);
-        let sums = |rows: &[f32]| {
-            let mut sums = vec![0.0_f32; channels];
-            for row in rows.chunks_exact(channels) {
+        let grad = flat(grad, layout)?;
+        let out = column_sums(grad.len(), channels, |part, sums| {
+            for row in grad[part].chunks_exact(channels) {
                 sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
             }
-            sums
-        };
-        let parts: Vec<Vec<f32>> =
-            flat(grad, layout)?.par_chunks((TASK_ROWS * channels).max(1)).map(sums).collect();
-        let mut out = vec![0.0; channels];
-        parts.iter().for_each(|part| out.iter_mut().zip(part).for_each(|(sum, x)| *sum += x));
+        });
         Ok((CpuStorage::F32(out), Shape::from(channels)))
     }
 }

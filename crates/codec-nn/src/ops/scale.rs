@@ -1,12 +1,9 @@
 //! A factor per channel, whose gradient is one pass over the data.
 
-use super::{expect_channels, flat, on_kernels};
+use super::conv_grad::column_sums;
+use super::{expect_channels, flat, on_kernels, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
-use rayon::prelude::*;
-
-/// Rows of one task; fixed, so that sums do not depend on the number of threads.
-const TASK_ROWS: usize = 1 << 8;
 
 /// Every channel times its factor.
 ///
@@ -36,13 +33,7 @@ impl CustomOp2 for Scale {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, factors) = (flat(xs, xs_layout)?, flat(factors, factors_layout)?);
         let mut out = vec![0.0; xs.len()];
-        let task = (TASK_ROWS * factors.len()).max(1);
-        out.par_chunks_mut(task).zip(xs.par_chunks(task)).for_each(|(out, xs)| {
-            let rows = out.chunks_exact_mut(factors.len()).zip(xs.chunks_exact(factors.len()));
-            for (out, xs) in rows {
-                out.iter_mut().zip(xs).zip(factors).for_each(|((y, x), factor)| *y = x * factor);
-            }
-        });
+        codec_kernels::scale_channels(xs, factors, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }
 
@@ -81,17 +72,12 @@ impl CustomOp2 for FactorGradient {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let channels = xs_layout.dims().last().copied().unwrap_or(1);
         let (grad, xs) = (flat(grad, grad_layout)?, flat(xs, xs_layout)?);
-        let sums = |(grad, xs): (&[f32], &[f32])| {
-            let mut sums = vec![0.0_f32; channels];
-            for (grad, xs) in grad.chunks_exact(channels).zip(xs.chunks_exact(channels)) {
+        let out = column_sums(xs.len(), channels, |part, sums| {
+            let rows = grad[part.clone()].chunks_exact(channels).zip(xs[part].chunks_exact(channels));
+            for (grad, xs) in rows {
                 sums.iter_mut().zip(grad).zip(xs).for_each(|((sum, g), x)| *sum += g * x);
             }
-            sums
-        };
-        let task = (TASK_ROWS * channels).max(1);
-        let parts: Vec<Vec<f32>> = grad.par_chunks(task).zip(xs.par_chunks(task)).map(sums).collect();
-        let mut out = vec![0.0; channels];
-        parts.iter().for_each(|part| out.iter_mut().zip(part).for_each(|(sum, x)| *sum += x));
+        });
         Ok((CpuStorage::F32(out), Shape::from(channels)))
     }
 }
