@@ -217,7 +217,9 @@ def write_row(titles: list[str], title: str, row: str) -> None:
     table, after = rest.split(END)
     head, rows = table.splitlines()[:2], {line.split(" | ")[0][2:]: line for line in table.splitlines()[2:]}
     rows[title] = row
-    lines = head + [rows[each] for each in titles if each in rows]
+    # Those whose reference is not at hand stay, at the end.
+    order = [*titles, *(each for each in rows if each not in titles)]
+    lines = head + [rows[each] for each in order if each in rows]
     DOCUMENT.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after)
 
 

@@ -13,6 +13,7 @@ pub use self::transposed::gemm_transposed;
 
 use self::narrow::NarrowRows;
 use crate::error::{Error, Result, expect_len, product};
+use crate::heap;
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch, level};
 
@@ -33,6 +34,14 @@ const BLOCK_ROWS: usize = 96;
 const ROW_UNIT: usize = 192;
 /// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
 const BLOCK_DEPTH: usize = 512;
+/// Floats of a matrix that the second-level cache does not keep from one product to the next.
+const UNCACHED: usize = 1 << 17;
+/// Floats in a line of the cache.
+const LINE: usize = 16;
+/// Lines of a panel that one step of k reads.
+const LINES_PER_STEP: usize = PANEL / LINE;
+/// Up to so many rows the CPU sees by itself what comes next.
+const FETCHED_BY_ITSELF: usize = 2;
 /// Rows at a multiple of this pitch (1 KiB) meet in a quarter of the sets of the first-level cache.
 const COLLIDING_PITCH: usize = 256;
 /// The pitch to which such rows are copied: an odd number of cache lines.
@@ -121,7 +130,7 @@ impl PackedMatrix {
 
     /// Calls `fill(columns, row, out)` for each row of each panel; `out` may be wider than `columns`.
     fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Self {
-        let mut data = vec![0.0; k * n.next_multiple_of(HALF_PANEL)];
+        let mut data = heap::zeros(k * n.next_multiple_of(HALF_PANEL));
         let fill = |(panel_idx, panel): (usize, &mut [f32])| {
             let first = panel_idx * PANEL;
             let width = panel_width(n - first);
@@ -313,9 +322,12 @@ impl<const T: bool> Kernel for Tiles<'_, T> {
                 for panel in self.panels.clone() {
                     let end = n.min((panel + 1) * PANEL);
                     let mut column = panel * PANEL;
+                    let mut ahead = self.next_panel(panel, depth.start);
                     while column < end {
                         let cols = (end - column).min(2 * S::LANES);
-                        let stripe = Stripe { left, row: rows.start, depth: depth.start, column, cols };
+                        let stripe =
+                            Stripe { left, row: rows.start, depth: depth.start, column, cols, ahead };
+                        ahead = None;
                         if cols > S::LANES {
                             self.stripe::<S, 2>(s, stripe);
                         } else {
@@ -326,6 +338,23 @@ impl<const T: bool> Kernel for Tiles<'_, T> {
                 }
             }
         }
+    }
+}
+
+impl<const T: bool> Tiles<'_, T> {
+    /// Where the part of the next panel lies that follows the one of `panel` at `depth`, if it is not in a
+    /// cache anyway.
+    fn next_panel(&self, panel: usize, depth: usize) -> Option<*const f32> {
+        let next = panel + 1;
+        if self.matrix.data.len() < UNCACHED
+            || self.rows.n_rows <= FETCHED_BY_ITSELF
+            || next == self.panels.end
+        {
+            return None;
+        }
+        let first = next * PANEL;
+        let place = first * self.matrix.k + depth * panel_width(self.matrix.n - first);
+        self.matrix.data.get(place..).map(<[f32]>::as_ptr)
     }
 }
 
@@ -346,45 +375,47 @@ struct Stripe<'a> {
     column: usize,
     /// Number of columns.
     cols: usize,
+    /// Weights that the stripe after this one wants, to be fetched meanwhile.
+    ahead: Option<*const f32>,
 }
 
 impl<const T: bool> Tiles<'_, T> {
     /// Computes `stripe` in tiles of `V` vectors, as tall as registers and rows allow.
+    ///
+    /// The tiles take turns in fetching what comes next: memory and arithmetic work at the same time.
     #[inline(always)]
     fn stripe<S: Simd, const V: usize>(&self, s: S, stripe: Stripe<'_>) {
-        let (mut row, n_rows) = (0, stripe.left.n_rows);
-        if S::TILE_ROWS == 12 {
-            while n_rows - row >= 12 {
-                self.tile::<S, 12, V>(s, &stripe, row);
-                row += 12;
-            }
-            if n_rows - row >= 8 {
-                self.tile::<S, 8, V>(s, &stripe, row);
-                row += 8;
-            }
-        } else {
-            while n_rows - row >= 6 {
-                self.tile::<S, 6, V>(s, &stripe, row);
-                row += 6;
-            }
-        }
-        if n_rows - row >= 4 {
-            self.tile::<S, 4, V>(s, &stripe, row);
-            row += 4;
-        }
-        if n_rows - row >= 2 {
-            self.tile::<S, 2, V>(s, &stripe, row);
-            row += 2;
-        }
-        if n_rows > row {
-            self.tile::<S, 1, V>(s, &stripe, row);
+        let n_rows = stripe.left.n_rows;
+        // One tile fetches all of it, or the first two a half each.
+        let n_lines = if n_rows <= S::TILE_ROWS { LINES_PER_STEP } else { LINES_PER_STEP / 2 };
+        let mut row = 0;
+        while row < n_rows {
+            let place = if row == 0 { 0 } else { stripe.left.row_len * LINE };
+            let is_due = row == 0 || (n_lines < LINES_PER_STEP && row == S::TILE_ROWS);
+            let ahead = stripe.ahead.filter(|_| is_due);
+            let ahead = ahead.map(|ahead| Ahead { first: ahead.wrapping_add(place), n_lines });
+            row += match n_rows - row {
+                12.. if S::TILE_ROWS == 12 => self.tile::<S, 12, V>(s, &stripe, row, ahead),
+                8.. if S::TILE_ROWS == 12 => self.tile::<S, 8, V>(s, &stripe, row, ahead),
+                6.. => self.tile::<S, 6, V>(s, &stripe, row, ahead),
+                4.. => self.tile::<S, 4, V>(s, &stripe, row, ahead),
+                3 => self.tile::<S, 3, V>(s, &stripe, row, ahead),
+                2 => self.tile::<S, 2, V>(s, &stripe, row, ahead),
+                _ => self.tile::<S, 1, V>(s, &stripe, row, ahead),
+            };
         }
     }
 
-    /// Computes `R` rows of `stripe` from its row `row` on.
+    /// Computes `R` rows of `stripe` from its row `row` on; gives `R`.
     #[inline(always)]
     #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
-    fn tile<S: Simd, const R: usize, const V: usize>(&self, s: S, stripe: &Stripe<'_>, row: usize) {
+    fn tile<S: Simd, const R: usize, const V: usize>(
+        &self,
+        s: S,
+        stripe: &Stripe<'_>,
+        row: usize,
+        ahead: Option<Ahead>,
+    ) -> usize {
         let &Stripe { ref left, depth, column, cols, .. } = stripe;
         let (k, n, pitch, step) = (self.matrix.k, self.matrix.n, left.pitch, left.step);
         let first = column / PANEL * PANEL;
@@ -415,6 +446,9 @@ impl<const T: bool> Tiles<'_, T> {
                 }
             }
             for i in 0..left.row_len {
+                if let Some(ahead) = ahead {
+                    ahead.fetch(s, i);
+                }
                 let mut right = [s.splat(0.0); V];
                 for (v, right) in right.iter_mut().enumerate() {
                     *right = s.load_ptr(b.add(i * width + v * S::LANES));
@@ -430,6 +464,28 @@ impl<const T: bool> Tiles<'_, T> {
             for (r, acc) in acc.into_iter().enumerate() {
                 store_columns(s, acc, out.add(r * self.out.pitch), cols);
             }
+        }
+        R
+    }
+}
+
+/// What a tile fetches while it computes: a line or two at each step of k, since memory takes few requests at
+/// a time.
+#[derive(Clone, Copy)]
+struct Ahead {
+    first: *const f32,
+    /// At each step.
+    n_lines: usize,
+}
+
+impl Ahead {
+    /// Fetches what is due at step `i`.
+    #[inline(always)]
+    fn fetch<S: Simd>(self, s: S, i: usize) {
+        let place = self.first.wrapping_add(i * self.n_lines * LINE);
+        s.prefetch(place);
+        if self.n_lines > 1 {
+            s.prefetch(place.wrapping_add(LINE));
         }
     }
 }

@@ -149,6 +149,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `LANES` doubles can be written at `out`.
     unsafe fn store_wide_ptr(self, w: Self::W, out: *mut f64);
 
+    /// Asks for the line of memory at `place`, any address, to be brought near; may do nothing.
+    #[inline(always)]
+    fn prefetch(self, _place: *const f32) {}
+
     fn splat(self, x: f32) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;

@@ -20,8 +20,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const CHUNK_BYTES: f64 = 262_144.0;
 /// A layer with more bytes of weights than this wants [`ENOUGH_ROWS`].
 const LARGE_WEIGHTS: f64 = 524_288.0;
-/// Rows of a product that are worth the reading of large weights.
-const ENOUGH_ROWS: f64 = 96.0;
+/// Rows of a product that are worth the reading of large weights: the arithmetic takes longer than the reading,
+/// which goes on meanwhile.
+const ENOUGH_ROWS: f64 = 48.0;
 /// Neighbouring layers make one stage when their best chunks differ by less than this factor.
 const SIMILAR: f64 = 2.5;
 /// Up to so many chunks of the first stage the network takes in one piece: a short step of a stream is done
@@ -401,11 +402,11 @@ mod tests {
         let net = vec![
             conv(&mut rng, 1, 64, 7, 1),
             conv(&mut rng, 64, 64, 7, 1),
-            conv(&mut rng, 64, 512, 64, 32),
-            conv(&mut rng, 512, 512, 3, 1),
+            conv(&mut rng, 64, 512, 128, 64),
+            conv(&mut rng, 512, 1024, 3, 1),
         ];
         let stages = stages(&net, Flow { rate: 24_000.0, channels: 1 });
-        // 256 KiB of 64 channels; 96 windows of 32 steps.
+        // 256 KiB of 64 channels; 48 windows of 64 steps.
         assert_eq!(stages, [Stage { layers: 0..2, n_steps: 1024 }, Stage { layers: 2..4, n_steps: 3072 }]);
     }
 }
