@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of the largest activation in a stage: it, a copy of it and the next one fit in the second-level cache
 /// of a core.
-const CHUNK_BYTES: f64 = 262_144.0;
+const CHUNK_BYTES: f64 = 196_608.0;
 /// A layer with more bytes of weights than this wants [`ENOUGH_ROWS`].
 const LARGE_WEIGHTS: f64 = 524_288.0;
 /// Rows of a product that are worth the reading of large weights: the arithmetic takes longer than the reading,
@@ -25,6 +25,11 @@ const LARGE_WEIGHTS: f64 = 524_288.0;
 const ENOUGH_ROWS: f64 = 48.0;
 /// Neighbouring layers make one stage when their best chunks differ by less than this factor.
 const SIMILAR: f64 = 2.5;
+/// The part of the network's work that one stage does at most, where it can be cut: with less, several threads
+/// always find something to do.
+const MAX_SHARE: f64 = 0.125;
+/// Multiply-adds that take as long as the making of one value by an activation.
+const VALUE_COST: f64 = 32.0;
 /// Up to so many chunks of the first stage the network takes in one piece: a short step of a stream is done
 /// soonest so.
 const ONE_PIECE: usize = 4;
@@ -38,7 +43,7 @@ pub(super) struct Pipeline {
     stages: Vec<Stage>,
 }
 
-/// Consecutive layers of the network.
+/// Consecutive layers of the network, which one thread at a time runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stage {
     layers: Range<usize>,
@@ -119,30 +124,78 @@ impl Stage {
     }
 }
 
-/// Groups layers whose best chunks are similar.
+/// A layer of the network.
+struct Part {
+    /// Steps per second of its input.
+    rate: f64,
+    /// Seconds of a stream that it should take at a time; infinite where it does not matter.
+    seconds: f64,
+    cost: f64,
+}
+
+/// Groups layers whose best chunks are similar, and cuts groups that do much of the work.
 fn stages(net: &Net, input: Flow) -> Vec<Stage> {
-    let mut stages: Vec<Stage> = Vec::new();
-    // Of the stage that is being put together: its least and its greatest best chunk, in seconds.
-    let (mut least, mut greatest, mut flow) = (0.0_f64, 0.0_f64, input);
-    for (layer_idx, layer) in net.iter().enumerate() {
-        let list = work(layer, flow);
-        let seconds = list.iter().map(best_seconds).fold(f64::INFINITY, f64::min);
-        let seconds = if seconds.is_finite() { seconds } else { least };
-        let (low, high) = (least.min(seconds), greatest.max(seconds));
-        match stages.last_mut() {
-            Some(stage) if high <= SIMILAR * low => {
-                stage.layers.end = layer_idx + 1;
-                (least, greatest) = (low, high);
-            }
-            _ => {
-                let n_steps = (seconds * flow.rate).ceil().max(1.0) as usize;
-                stages.push(Stage { layers: layer_idx..layer_idx + 1, n_steps });
-                (least, greatest) = (seconds, seconds);
-            }
+    let parts = parts(net, input);
+    let most = MAX_SHARE * parts.iter().map(|part| part.cost).sum::<f64>();
+    let mut stages = Vec::new();
+    for (layers, seconds) in groups(&parts) {
+        for layers in shares(&parts, layers, most) {
+            let n_steps = (seconds * parts[layers.start].rate).ceil().max(1.0) as usize;
+            stages.push(Stage { layers, n_steps });
         }
-        flow = list.last().map_or(flow, |last| last.output);
     }
     stages
+}
+
+/// What each layer of `net` wants and costs.
+fn parts(net: &Net, input: Flow) -> Vec<Part> {
+    let mut flow = input;
+    let part = |layer| {
+        let rate = flow.rate;
+        let list = work(layer, flow);
+        flow = list.last().map_or(flow, |last| last.output);
+        let seconds = list.iter().map(best_seconds).fold(f64::INFINITY, f64::min);
+        Part { rate, seconds, cost: list.iter().map(cost).sum() }
+    };
+    net.iter().map(part).collect()
+}
+
+/// Neighbours whose best chunks are similar, and the least of these, in seconds.
+fn groups(parts: &[Part]) -> Vec<(Range<usize>, f64)> {
+    let mut groups: Vec<(Range<usize>, f64)> = Vec::new();
+    let mut greatest = 0.0_f64;
+    for (layer_idx, part) in parts.iter().enumerate() {
+        let before = groups.last().map_or(0.0, |(_, least)| *least);
+        let seconds = if part.seconds.is_finite() { part.seconds } else { before };
+        match groups.last_mut() {
+            Some((layers, least)) if greatest.max(seconds) <= SIMILAR * least.min(seconds) => {
+                layers.end = layer_idx + 1;
+                *least = least.min(seconds);
+                greatest = greatest.max(seconds);
+            }
+            _ => {
+                groups.push((layer_idx..layer_idx + 1, seconds));
+                greatest = seconds;
+            }
+        }
+    }
+    groups
+}
+
+/// Cuts `layers` into runs that cost about `most` each.
+fn shares(parts: &[Part], layers: Range<usize>, most: f64) -> Vec<Range<usize>> {
+    let mut shares = Vec::new();
+    let (mut first, mut cost) = (layers.start, 0.0);
+    for layer_idx in layers.clone() {
+        // Rather too much than too little where that is nearer.
+        if layer_idx > first && cost + 0.5 * parts[layer_idx].cost > most {
+            shares.push(first..layer_idx);
+            (first, cost) = (layer_idx, 0.0);
+        }
+        cost += parts[layer_idx].cost;
+    }
+    shares.push(first..layers.end);
+    shares
 }
 
 /// Seconds of a stream that a layer should take at a time.
@@ -154,6 +207,11 @@ fn best_seconds(work: &Work<'_>) -> f64 {
     }
     let rows = work.multiply_adds / work.n_weights as f64;
     cached.max(ENOUGH_ROWS / rows)
+}
+
+/// About how long a layer takes, in multiply-adds.
+fn cost(work: &Work<'_>) -> f64 {
+    work.multiply_adds + VALUE_COST * work.output.values()
 }
 
 /// Steps that wait for a stage.
@@ -405,8 +463,18 @@ mod tests {
             conv(&mut rng, 64, 512, 128, 64),
             conv(&mut rng, 512, 1024, 3, 1),
         ];
-        let stages = stages(&net, Flow { rate: 24_000.0, channels: 1 });
-        // 256 KiB of 64 channels; 48 windows of 64 steps.
-        assert_eq!(stages, [Stage { layers: 0..2, n_steps: 1024 }, Stage { layers: 2..4, n_steps: 3072 }]);
+        let parts = parts(&net, Flow { rate: 24_000.0, channels: 1 });
+        // 192 KiB of 64 channels; 48 windows of 64 steps.
+        assert_eq!(groups(&parts), [(0..2, 768.0 / 24_000.0), (2..4, 3072.0 / 24_000.0)]);
+    }
+
+    #[test]
+    fn stages_share_the_work() {
+        let mut rng = Rng::new(5);
+        let net: Net = (0..20).map(|_| conv(&mut rng, 16, 16, 7, 1)).collect();
+        let stages = stages(&net, Flow { rate: 24_000.0, channels: 16 });
+        let lens: Vec<usize> = stages.iter().map(|stage| stage.layers.len()).collect();
+        assert_eq!(lens, [3, 3, 3, 3, 3, 3, 2]);
+        assert!(stages.iter().all(|stage| stage.n_steps == 3072), "{stages:?}");
     }
 }
