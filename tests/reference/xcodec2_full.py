@@ -37,7 +37,8 @@ class Decoder(Subject):
         return [folder / "hf"]
 
     def trace(self, codes):
-        return Trace([codes[0]], [torch.empty(0)])
+        # Nothing is chosen, so nothing is near to another choice.
+        return Trace([codes[0]], [torch.ones(len(codes[0]))])
 
     def decode(self, trace, n_codebooks):
         return self.model(trace.codes[0][None])

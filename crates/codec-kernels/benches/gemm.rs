@@ -44,6 +44,7 @@ fn main() -> Result<(), Failure> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build()?;
         pool.install(|| print_table(seconds, peak_of_level * n_threads as f64))?;
         pool.install(|| print_lstm(seconds))?;
+        pool.install(print_few_rows)?;
         if n_threads == n_cores {
             break;
         }
@@ -105,6 +106,30 @@ fn print_lstm(seconds: usize) -> Result<(), Failure> {
             "lstm {HIDDEN}, batch {batch}: {:.1} us per step, weights at {:.1} GB/s",
             seconds / n_steps as f64 * 1e6,
             bytes / seconds / 1e9
+        );
+    }
+    Ok(())
+}
+
+/// Measures products of a few rows with weights that no cache holds, as a step of a stream makes them.
+fn print_few_rows() -> Result<(), Failure> {
+    const SIDE: usize = 2048;
+    let matrix = || PackedMatrix::new(&noise(SIDE * SIDE), SIDE, SIDE);
+    let matrices = (0..10).map(|_| matrix()).collect::<Result<Vec<_>, _>>()?;
+    let n_weights = (matrices.len() * SIDE * SIDE) as f64;
+    for n_rows in [1, 2, 4, 8, 12, 16] {
+        let data = noise(n_rows * SIDE);
+        let mut out = vec![0.0; n_rows * SIDE];
+        let seconds = best_of(REPEATS, || {
+            for matrix in &matrices {
+                gemm(Rows::new(&data, n_rows, SIDE, SIDE)?, matrix, Start::Zero, black_box(&mut out))?;
+            }
+            Ok(())
+        })?;
+        println!(
+            "{n_rows} row(s): weights at {:.1} GB/s, {:.1} GFLOP/s",
+            4.0 * n_weights / seconds / 1e9,
+            2.0 * n_weights * n_rows as f64 / seconds / 1e9
         );
     }
     Ok(())

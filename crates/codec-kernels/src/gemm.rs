@@ -387,13 +387,18 @@ impl<const T: bool> Tiles<'_, T> {
     fn stripe<S: Simd, const V: usize>(&self, s: S, stripe: Stripe<'_>) {
         let n_rows = stripe.left.n_rows;
         // One tile fetches all of it, or the first two a half each.
-        let n_lines = if n_rows <= S::TILE_ROWS { LINES_PER_STEP } else { LINES_PER_STEP / 2 };
+        let in_halves = n_rows > S::TILE_ROWS;
+        let n_lines = if in_halves { LINES_PER_STEP / 2 } else { LINES_PER_STEP };
         let mut row = 0;
         while row < n_rows {
-            let place = if row == 0 { 0 } else { stripe.left.row_len * LINE };
-            let is_due = row == 0 || (n_lines < LINES_PER_STEP && row == S::TILE_ROWS);
-            let ahead = stripe.ahead.filter(|_| is_due);
-            let ahead = ahead.map(|ahead| Ahead { first: ahead.wrapping_add(place), n_lines });
+            let first = stripe.ahead.and_then(|ahead| match row {
+                0 => Some(ahead),
+                _ if in_halves && row == S::TILE_ROWS => {
+                    Some(ahead.wrapping_add(n_lines * LINE * stripe.left.row_len))
+                }
+                _ => None,
+            });
+            let ahead = first.map(|first| Ahead { first, n_lines });
             row += match n_rows - row {
                 12.. if S::TILE_ROWS == 12 => self.tile::<S, 12, V>(s, &stripe, row, ahead),
                 8.. if S::TILE_ROWS == 12 => self.tile::<S, 8, V>(s, &stripe, row, ahead),
