@@ -89,9 +89,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let corpus = read(&args.inputs)?;
     let mut baseline = None;
     if !args.counts_from.is_empty() {
-        let counted = read(&args.counts_from)?;
-        let baseline = baseline.insert(Baseline::new(counted.layout()?));
-        counted.recordings.iter().for_each(|recording| baseline.count(&recording.codes));
+        baseline = Some(Baseline::of(&read(&args.counts_from)?)?);
     }
     let report = judge(model.as_ref(), baseline.as_ref(), &corpus, args.frames)?;
     if global.json {
