@@ -186,6 +186,15 @@ fn what_is_no_prompt_is_refused_and_leaves_nothing() {
         assert!(!output.exists(), "{}", prompt.display());
     }
     let prompt = root().join("examples/chirp.wav");
+    // Finite samples whose latents are not.
+    let loud = folder.path().join("loud.wav");
+    let audio = AudioBuffer::mono(24_000, vec![3e38; 24_000]).unwrap();
+    let mut writer = WavWriter::create(&loud, audio.spec(), WavFormat::Float32).unwrap();
+    writer.write(&audio).unwrap();
+    writer.finish().unwrap();
+    let mut command = program();
+    command.arg("continue").arg(&loud).arg("-o").arg(&output).arg("--lm").arg(model());
+    assert!(stderr(&command.assert().failure()).contains("loud.wav") && !output.exists());
     // Without a model in sight, what is wrong in itself is said first.
     let refused = |lm: &Path, more: &[&str], expected: &str| {
         let mut command = program();
@@ -204,6 +213,8 @@ fn what_is_no_prompt_is_refused_and_leaves_nothing() {
     refused(nowhere, &["--guidance", "nan"], "guidance: NaN is not in");
     refused(nowhere, &["--guidance", "1e30"], "guidance");
     refused(nowhere, &["-n", "0"], "codebooks");
+    refused(nowhere, &["--threads", "100000"], "--threads");
+    refused(nowhere, &["--codec", ""], "--codec");
     refused(nowhere, &[], "nowhere");
     refused(model(), &["--class", "music"], "--class music: the language model has no classes");
     refused(
@@ -247,15 +258,28 @@ fn models_are_judged_described_and_packed() {
     let quiet =
         program().arg("export").arg(model()).arg("-qo").arg(folder.path().join("q")).assert().success();
     assert!(quiet.get_output().stdout.is_empty() && quiet.get_output().stderr.is_empty());
+    // What is neither a model nor a checkpoint, and a model of something else, are named.
+    for (odd, expected) in
+        [("examples/chirp.wav", "is not a checkpoint"), ("examples/encodec-tiny", "config")]
+    {
+        let mut command = program();
+        command.arg("export").arg(root().join(odd)).arg("-o").arg(folder.path().join("n"));
+        let said = stderr(&command.assert().failure());
+        assert!(said.contains(odd) && said.contains(expected), "{said}");
+    }
     let failed = program().args(["export", "nowhere", "-o"]).arg(folder.path().join("n")).assert().failure();
     assert!(stderr(&failed).starts_with("error: nowhere: "), "{}", stderr(&failed));
     let size = |folder: &Path| std::fs::metadata(folder.join("model.safetensors")).unwrap().len();
     assert!(size(&packed) * 3 < size(model()));
+    // A packed model, packed again.
+    let repacked = folder.path().join("repacked");
+    program().arg("export").arg(&packed).arg("-o").arg(&repacked).assert().success();
+    let bytes = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert_eq!(bytes(&repacked), bytes(&packed));
     // The newest checkpoint is the finished model.
     let again = folder.path().join("again");
     let run = model().parent().unwrap();
     program().arg("export").arg(run).arg("-o").arg(&again).assert().success();
-    let bytes = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert_eq!(bytes(&again), bytes(&packed));
     let audio = folder.path().join("a.wav");
     tone(&audio, 24_000, 1, 2.0);

@@ -330,11 +330,11 @@ impl Shape {
 }
 
 fn check_sizes(dim: usize, n_layers: usize, n_heads: usize, hidden: usize) -> Result<()> {
-    if !(1..=MAX_DIM).contains(&dim) || !(1..=MAX_DIM).contains(&hidden) {
-        return Err(Error::config("dim", format!("and hidden lie in 1..={MAX_DIM}")));
-    }
-    if !(1..=MAX_LAYERS).contains(&n_layers) {
-        return Err(Error::config("n_layers", format!("lies in 1..={MAX_LAYERS}")));
+    let limits = [("dim", dim, MAX_DIM), ("hidden", hidden, MAX_DIM), ("n_layers", n_layers, MAX_LAYERS)];
+    for (field, value, limit) in limits {
+        if !(1..=limit).contains(&value) {
+            return Err(Error::config(field, format!("{value} is not in 1..={limit}")));
+        }
     }
     if n_heads == 0 || !dim.is_multiple_of(n_heads) {
         return Err(Error::config("n_heads", format!("{n_heads} heads do not share {dim} channels")));

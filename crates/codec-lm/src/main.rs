@@ -3,7 +3,7 @@
 mod commands;
 mod report;
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 use report::Reporter;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,8 +32,8 @@ struct Global {
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Number of threads [default: all cores]. It never changes a result on the CPU.
-    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS")]
-    threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -77,7 +77,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     })?;
     if let Some(threads) = cli.global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     commands::run(cli.command, Reporter::new(&cli.global))
 }

@@ -104,6 +104,19 @@ pub struct SourceConfig {
     pub weight: f64,
 }
 
+impl SourceConfig {
+    /// Refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(&self) -> Result<()> {
+        if !is_from_zero(self.weight) {
+            return Err(Error::config("data.sources.weight", "must be 0 or above"));
+        }
+        Ok(())
+    }
+}
+
 /// How codes are learnt.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -307,7 +320,6 @@ impl OptimizerConfig {
     /// [`Error::Config`].
     pub fn check(&self) -> Result<()> {
         let refuse = |field: &'static str, why: &str| Err(Error::config(field, why));
-        let is_positive = |x: f64| x >= 0.0 && x.is_finite();
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return refuse("optimizer.learning_rate", "must be above 0");
         }
@@ -317,8 +329,11 @@ impl OptimizerConfig {
         if !self.betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
             return refuse("optimizer.betas", "lie in 0..1");
         }
-        if !is_positive(self.weight_decay) || !is_positive(self.clip) {
-            return refuse("optimizer.weight_decay", "and optimizer.clip are 0 or above");
+        if !is_from_zero(self.weight_decay) {
+            return refuse("optimizer.weight_decay", "must be 0 or above");
+        }
+        if !is_from_zero(self.clip) {
+            return refuse("optimizer.clip", "must be 0 or above");
         }
         if !(0.0..1.0).contains(&self.average) {
             return refuse("optimizer.average", "lies in 0..1");
@@ -409,6 +424,7 @@ impl RunConfig {
         if self.data.sources.is_empty() {
             return refuse("data.sources", "is empty");
         }
+        self.data.sources.iter().try_for_each(SourceConfig::check)?;
         if self.data.batch_size == 0 || !(0.0..=600.0).contains(&self.data.crop_seconds) {
             return refuse("data", "needs a batch and a crop of at most 600 seconds");
         }
@@ -432,6 +448,10 @@ impl RunConfig {
         }
         self.schedule.check()
     }
+}
+
+fn is_from_zero(x: f64) -> bool {
+    x >= 0.0 && x.is_finite()
 }
 
 fn one() -> f64 {

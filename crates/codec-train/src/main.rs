@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum, value_parser};
 use codec_train::StepReport;
 use codec_train::Trainer;
 use codec_train::checkpoint::Saved;
@@ -31,8 +31,8 @@ struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = DeviceKind::Cpu)]
     device: DeviceKind,
     /// Number of threads [default: all cores]. It never changes a result on the CPU.
-    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS")]
-    threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
@@ -168,7 +168,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
         }
     })?;
     if let Some(threads) = cli.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     let device = match cli.device {
         DeviceKind::Cpu => Device::Cpu,

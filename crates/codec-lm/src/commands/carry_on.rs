@@ -91,7 +91,8 @@ struct Common {
     /// A class that the model was trained on.
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
-    /// How far to move away from what comes without class or prompt; 1 for not at all. It takes longer.
+    /// How far to move away from what comes without class or prompt; 1 for not at all. It takes half as
+    /// long again.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
     #[command(flatten)]
@@ -310,7 +311,10 @@ impl Job<'_> {
         let began = Instant::now();
         let layout = self.model.arrangement().layout();
         let codes = match audio {
-            Some(audio) => self.codec.encode(audio, layout.n_codebooks())?,
+            Some(audio) => {
+                let of = || self.prompt.map_or_else(String::new, |prompt| prompt.path.display().to_string());
+                self.codec.encode(audio, layout.n_codebooks()).with_context(of)?
+            }
             None => Codes::empty(Arc::clone(layout)),
         };
         let keeps_prompt = self.prompt.is_some_and(|prompt| prompt.is_kept);

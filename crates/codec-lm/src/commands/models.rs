@@ -3,6 +3,7 @@
 use crate::report::Reporter;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use clap::builder::NonEmptyStringValueParser;
 use codec_lm::LanguageModel;
 use codec_lm::config::CodecIdentity;
 use codec_lm::families::check_n_codebooks;
@@ -50,7 +51,7 @@ impl LmArgs {
 pub(crate) struct CodecArgs {
     /// Codec whose codes the language model knows: the name of a model, or the path of a checkpoint, as for
     /// `codec --model` [default: the language model's, or that of `codec`].
-    #[arg(long, value_name = "NAME|PATH", env = "CODEC_MODEL")]
+    #[arg(long, value_name = "NAME|PATH", env = "CODEC_MODEL", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) codec: Option<String>,
 }
 

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use codec_lm::ModelConfig;
 use codec_lm::corpus::{Columns, Corpus, Tokenizer};
-use codec_lm::families::{CONFIG, WEIGHTS, save};
+use codec_lm::families::{save, stored};
 use codec_lm::judge::Report;
-use codec_lm::quantize::{Precision, pack};
+use codec_lm::quantize::{Precision, pack, unpack};
 use codec_lm::train::{Outcome, RunConfig, Trainer, Watch, exported, run};
 use codec_train::StepReport;
 use codec_train::checkpoint::{Saved, list};
@@ -47,7 +47,7 @@ pub(crate) struct ResumeArgs {
     device: DeviceArgs,
 }
 
-/// Write the model of a run, with fewer bits per weight.
+/// Write the model of a run, with fewer bits per weight, or a model with others.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec-lm export runs/speech/model -o speech-int8
@@ -190,18 +190,12 @@ pub(crate) fn export(args: &ExportArgs, reporter: Reporter) -> Result<ExitCode> 
     if args.output.exists() && !args.output.is_dir() {
         bail!("{to}: is no folder");
     }
-    let [config, weights] = if args.model.join(WEIGHTS).is_file() {
-        let read = |name: &str| {
-            let path = args.model.join(name);
-            std::fs::read(&path).with_context(|| path.display().to_string())
-        };
-        [read(CONFIG)?, read(WEIGHTS)?]
-    } else {
-        exported(&args.model)?
-    };
+    let stored = stored(&args.model).with_context(|| from.to_string())?;
+    let [config, weights] = stored.map_or_else(|| exported(&args.model), Ok)?;
     // A model of others would not be read back.
     ModelConfig::parse(&String::from_utf8_lossy(&config)).with_context(|| from.to_string())?;
-    let weights = pack(&weights, args.precision.into()).with_context(|| from.to_string())?;
+    let packed = unpack(&weights).and_then(|weights| pack(&weights, args.precision.into()));
+    let weights = packed.with_context(|| from.to_string())?;
     save(&args.output, &config, &weights)?;
     let outcome = Exported { output: &args.output, precision: args.precision, bytes: weights.len() };
     reporter.result(|| to.to_string(), &outcome)?;

@@ -15,9 +15,9 @@ use std::io::Write;
 use std::path::Path;
 
 /// What a model is, in its folder.
-pub const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 /// Weights of a model folder.
-pub const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 
 /// Loads the language model at `path`: a folder with `config.json` and `model.safetensors`, or one file.
 ///
@@ -63,6 +63,26 @@ pub fn check_n_codebooks(model: &dyn LanguageModel, wanted: Option<usize>) -> Re
     }
 }
 
+/// The configuration and the weights of a model folder as they are stored; `None` where there is something
+/// else.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Nn`] for a file that is none of weights; [`Error::Config`] without a configuration.
+pub fn stored(folder: &Path) -> Result<Option<[Vec<u8>; 2]>> {
+    let file = folder.join(WEIGHTS);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::open(folder, &Device::Cpu)?;
+    let config = checkpoint.config().ok_or_else(no_config)?;
+    let weights = std::fs::read(&file).map_err(Error::io(&file))?;
+    Ok(Some([config.as_bytes().to_vec(), weights]))
+}
+
+fn no_config() -> Error {
+    Error::config("config.json", "is not there")
+}
+
 /// Writes a model of our own as a folder: `config.json` and `model.safetensors`, each of which appears whole.
 ///
 /// # Errors
@@ -82,7 +102,7 @@ pub fn load_bytes(bytes: &[u8], config: Option<&str>, device: &Device) -> Result
     let bytes = unpack(bytes)?.into_owned();
     let checkpoint = Checkpoint::from_bytes(bytes.clone(), device)?;
     let config = config.or(checkpoint.config());
-    let config = config.ok_or_else(|| Error::config("config.json", "is not there"))?;
+    let config = config.ok_or_else(no_config)?;
     let weights = Weights::from_bytes(bytes, device)?;
     let model = Model::new(&ModelConfig::parse(config)?, &weights)?;
     weights.finish(&[])?;

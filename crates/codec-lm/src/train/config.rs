@@ -202,6 +202,7 @@ impl RunConfig {
         if data.sources.is_empty() {
             return refuse("data.sources", "is empty");
         }
+        data.sources.iter().try_for_each(SourceConfig::check)?;
         if data.n_codebooks == Some(0) {
             return refuse("data.n_codebooks", "must be above 0");
         }

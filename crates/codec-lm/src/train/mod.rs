@@ -321,10 +321,10 @@ impl Trainer {
 /// # Errors
 /// As [`Saved::read`]; [`Error::Io`] when the run's folder has no `config.json`.
 pub fn exported(run: &Path) -> Result<[Vec<u8>; 2]> {
+    let saved = Saved::read(run, &Device::Cpu)?;
     let folder = if run.is_dir() { run } else { run.parent().unwrap_or(Path::new("")) };
     let path = folder.join(CONFIG);
     let config = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let saved = Saved::read(run, &Device::Cpu)?;
     let file = weights_file(saved.part("model"), &saved.part("average"), config.clone())?;
     Ok([config.into_bytes(), file])
 }

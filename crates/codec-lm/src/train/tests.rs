@@ -236,6 +236,7 @@ fn settings_are_used_or_refused() {
     refused("[{path = 'x'}]", "[]");
     refused("[{path = 'x'}]", "[{path = 'x'}]\nwindow = 1");
     refused("[{path = 'x'}]", "[{path = 'x'}]\nn_codebooks = 0");
+    refused("[{path = 'x'}]", "[{path = 'x', weight = -1}]");
     refused("n_layers = 1", "n_layers = 0");
     refused("[model]", "[optimizer]\nlearning_rate = nan\n[model]");
     refused("[model]", "[optimizer]\nclip = -1.0\n[model]");
