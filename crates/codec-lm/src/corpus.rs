@@ -194,7 +194,10 @@ impl Corpus {
                     return Err(Error::Data { why });
                 }
             };
-            let codes = n_codebooks.map_or(Ok(codes.clone()), |n| codes.truncated(n))?;
+            let codes = match n_codebooks {
+                Some(n) => codes.truncated(n)?,
+                None => codes,
+            };
             each(n_files);
             let known = |column: &str| {
                 clip.columns.get(column).filter(|value| !UNKNOWN.contains(&value.as_str())).cloned()
@@ -202,7 +205,7 @@ impl Corpus {
             let own = || clip.path.display().to_string();
             let speaker = known(columns.speaker).unwrap_or_else(own);
             let class = columns.class.and_then(known);
-            Ok((Recording { path: clip.path.clone(), speaker, class, source_idx, codes }, codec))
+            Ok((Recording { path: clip.path, speaker, class, source_idx, codes }, codec))
         };
         let all: Result<Vec<_>> = files.into_par_iter().map(read).collect();
         let mut corpus = Self::default();

@@ -95,8 +95,8 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the prompt has another layout; [`Error::Unsupported`] for a pattern that
-    /// cannot go on without an end; [`Error::Config`] for a guidance that is no number, or that has nothing
-    /// to guide by.
+    /// cannot go on without an end; [`Error::Config`] for more settings than codebooks, for a guidance that
+    /// has nothing to guide by, and as [`Options::check`].
     pub fn new(model: &'m dyn LanguageModel, prompt: &Codes, options: Options) -> Result<Self> {
         let arrangement = model.arrangement();
         if !arrangement.is_open() && options.end.is_none() {
@@ -105,6 +105,11 @@ impl<'m> Generator<'m> {
         }
         arrangement.check_layout(prompt.layout())?;
         options.check()?;
+        let (n_settings, n_codebooks) = (options.sampler.n_settings(), arrangement.layout().n_codebooks());
+        if n_settings > n_codebooks {
+            let why = format!("has settings for {n_settings} codebooks, the model {n_codebooks}");
+            return Err(Error::config("sampler", why));
+        }
         if options.is_guided() && options.class.is_none() && prompt.is_empty() {
             return Err(Error::config("guidance", "needs a class or a prompt to guide by"));
         }
@@ -206,12 +211,14 @@ impl<'m> Generator<'m> {
 
     /// Lets go of codes that were given and that no later step reads.
     fn forget(&mut self) {
-        let n_needed = self.n_given.min(self.step_idx.saturating_sub(self.arrangement.delay()));
-        let flat = matches!(self.arrangement.n_streams(), 1);
-        // A stream of single codes reads each of them once, in its own step.
-        let n_needed = if flat { self.n_given } else { n_needed };
+        // A step of a single stream is one code, which is read where it is made.
+        let n_read = match self.arrangement.n_streams() {
+            1 => self.n_given,
+            _ => self.step_idx.saturating_sub(self.arrangement.delay()),
+        };
+        let n_done = self.n_given.min(n_read);
         for (book, row) in self.arrangement.layout().codebooks().iter().zip(&mut self.rows) {
-            let keep_from = n_needed / book.stride as usize;
+            let keep_from = n_done / book.stride as usize;
             while row.first < keep_from && row.codes.pop_front().is_some() {
                 row.first += 1;
             }

@@ -5,17 +5,16 @@ use crate::generate::{Generator, Options, carry_on};
 use crate::pattern::{Pattern, Tokens};
 use crate::predict::{LanguageModel, Opening};
 use crate::sampling::{Sampler, Sampling};
+use crate::train::NO_TENSORS;
 use candle_core::DType;
 use codec_core::{CodeLayout, CodebookSpec, Codes};
 use codec_nn::weights::Variables;
 use codec_train::rng::Rng;
 
-const EMPTY_FILE: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
-
 /// A model whose tensors are random, and its variables if it trains.
 pub(crate) fn random(config: &ModelConfig, seed: u64, trains: bool) -> (Model, Variables) {
     let variables = Variables::seeded(&Device::Cpu, seed);
-    let empty = Weights::from_bytes(EMPTY_FILE.to_vec(), &Device::Cpu).unwrap();
+    let empty = Weights::from_bytes(NO_TENSORS.to_vec(), &Device::Cpu).unwrap();
     let live = Model::new(config, &empty.trained(&variables)).unwrap();
     // Biases and gains that do something.
     for (name, var) in variables.all() {
@@ -350,6 +349,11 @@ fn what_does_not_fit_is_refused() {
     let other = Codes::empty(CodeLayout::uniform(2, 4).unwrap());
     assert!(matches!(carry_on(&model, &other, 1, options(1, None, 1.0)), Err(Error::Mismatch { .. })));
     assert!(model.begin(Some(0)).is_err());
+    // Two codebooks and settings for three.
+    let sampler = Sampler::new(vec![Sampling::GREEDY; 3], 1).unwrap();
+    let prompt = codes(&config.layout().unwrap(), 3, 1);
+    let refused = carry_on(&model, &prompt, 1, Options { sampler, ..options(1, None, 1.0) });
+    assert!(matches!(refused, Err(Error::Config { field: "sampler", .. })));
 }
 
 #[test]

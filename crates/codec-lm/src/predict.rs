@@ -55,7 +55,8 @@ pub trait LanguageModel: Debug + Send + Sync {
     /// `[n_steps, n_streams]`, as the tokens.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::Token`] for tokens of another pattern.
+    /// [`Error::Shape`] or [`Error::Token`] for tokens of another pattern; [`Error::NotFinite`] when a cost is
+    /// no number.
     fn costs(&self, tokens: &Tokens, class: Option<u32>) -> Result<Vec<f64>> {
         let mut reader = self.begin(class)?;
         let n_streams = self.arrangement().n_streams();
@@ -64,8 +65,14 @@ pub trait LanguageModel: Debug + Send + Sync {
             return Err(Error::Shape { what: "streams of a sequence", expected, actual });
         }
         let mut costs = Vec::with_capacity(tokens.values().len());
-        for steps in tokens.values().chunks(CHUNK * n_streams) {
-            costs.append(&mut reader.costs(steps)?);
+        for (chunk_idx, steps) in tokens.values().chunks(CHUNK * n_streams).enumerate() {
+            let own = reader.costs(steps).map_err(|error| match error {
+                Error::NotFinite { step, what, value } => {
+                    Error::NotFinite { step: step + (chunk_idx * CHUNK) as u64, what, value }
+                }
+                other => other,
+            });
+            costs.append(&mut own?);
         }
         Ok(costs)
     }
@@ -104,7 +111,7 @@ pub trait Reader: Debug + Send {
     /// `[batch, n_steps, n_streams]`.
     ///
     /// # Errors
-    /// As [`Reader::read`].
+    /// As [`Reader::read`]; [`Error::NotFinite`] when a cost is no number, at a step counted from these.
     fn costs(&mut self, steps: &[u32]) -> Result<Vec<f64>>;
 }
 
@@ -275,7 +282,8 @@ pub(crate) fn last_step(hidden: &Tensor) -> Result<Tensor> {
 /// What every cell costs, by the logits of its step.
 ///
 /// # Shapes
-/// `logits` `[n_steps, n_columns]`, `steps` and the result `[n_steps, n_streams]`.
+/// `logits` `[n_steps, n_columns]`, `steps` and the result `[n_steps, n_streams]`; the steps of one item of a
+/// batch follow those of the one before.
 pub(crate) fn cell_costs(
     logits: &Tensor,
     columns: &[Range<usize>],
@@ -285,7 +293,7 @@ pub(crate) fn cell_costs(
     let n_columns = logits.dim(1)?;
     let logits = logits.flatten_all()?.to_vec1::<f32>()?;
     let rows = logits.par_chunks_exact(n_columns.max(1)).zip(steps.par_chunks_exact(columns.len().max(1)));
-    let of_step = |(row, step): (&[f32], &[u32])| -> Result<Vec<f64>> {
+    let of_step = |(step_idx, (row, step)): (usize, (&[f32], &[u32]))| -> Result<Vec<f64>> {
         let cells = columns.iter().zip(step).enumerate();
         let cost = |(stream_idx, (columns, &token)): (usize, (&Range<usize>, &u32))| -> Result<f64> {
             if token == arrangement.special(stream_idx, Special::Empty) {
@@ -294,12 +302,31 @@ pub(crate) fn cell_costs(
             let cost = -log_probability(&mut row[columns.clone()].to_vec(), token as usize)?;
             if !cost.is_finite() {
                 let what = format!("the cost of a token of stream {}", stream_idx + 1);
-                return Err(Error::NotFinite { step: 0, what, value: cost });
+                return Err(Error::NotFinite { step: step_idx as u64, what, value: cost });
             }
             Ok(cost)
         };
         cells.map(cost).collect()
     };
-    let costs: Result<Vec<Vec<f64>>> = rows.map(of_step).collect();
+    let costs: Result<Vec<Vec<f64>>> = rows.enumerate().map(of_step).collect();
     Ok(costs?.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::Pattern;
+    use candle_core::Device;
+    use codec_core::CodeLayout;
+
+    #[test]
+    fn a_cost_that_is_no_number_says_at_which_step() {
+        let arrangement = Arrangement::new(Pattern::Parallel, CodeLayout::uniform(1, 2).unwrap()).unwrap();
+        let logits = |odd: f32| Tensor::new(&[[0.0, 0.0], [odd, 0.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+        // The last step is empty.
+        let costs = |odd| cell_costs(&logits(odd), &[0..2], &[1, 0, 2], &arrangement);
+        let half = std::f64::consts::LN_2;
+        assert!(costs(0.0).unwrap().iter().zip([half, half, 0.0]).all(|(x, y)| (x - y).abs() < 1e-6));
+        assert!(matches!(costs(f32::NAN), Err(Error::NotFinite { step: 1, .. })));
+    }
 }

@@ -68,6 +68,11 @@ impl Sampler {
         Ok(Self { settings, seed })
     }
 
+    /// How many codebooks have settings of their own.
+    pub fn n_settings(&self) -> usize {
+        self.settings.len()
+    }
+
     /// The default settings for all codebooks.
     pub fn usual(seed: u64) -> Self {
         Self { settings: vec![Sampling::default()], seed }

@@ -10,7 +10,7 @@ use crate::predict::LanguageModel;
 use crate::quantize::unpack;
 use candle_core::Device;
 use codec_io::atomic::AtomicFile;
-use codec_nn::weights::{Checkpoint, Weights};
+use codec_nn::weights::Checkpoint;
 use std::io::Write;
 use std::path::Path;
 
@@ -99,12 +99,10 @@ pub fn save(folder: &Path, config: &[u8], weights: &[u8]) -> Result<()> {
 /// # Errors
 /// [`Error::Config`] without a configuration or with a wrong one; [`Error::Nn`] for tensors that do not fit.
 pub fn load_bytes(bytes: &[u8], config: Option<&str>, device: &Device) -> Result<Model> {
-    let bytes = unpack(bytes)?.into_owned();
-    let checkpoint = Checkpoint::from_bytes(bytes.clone(), device)?;
-    let config = config.or(checkpoint.config());
-    let config = config.ok_or_else(no_config)?;
-    let weights = Weights::from_bytes(bytes, device)?;
-    let model = Model::new(&ModelConfig::parse(config)?, &weights)?;
+    let checkpoint = Checkpoint::from_bytes(unpack(bytes)?.into_owned(), device)?;
+    let config = config.or(checkpoint.config()).ok_or_else(no_config)?;
+    let weights = checkpoint.weights().ok_or_else(|| Error::config("weights", "are not there"))?;
+    let model = Model::new(&ModelConfig::parse(config)?, weights)?;
     weights.finish(&[])?;
     Ok(model)
 }

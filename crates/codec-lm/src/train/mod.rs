@@ -6,8 +6,9 @@
 mod config;
 mod run;
 
+pub use codec_train::run::Outcome;
 pub use config::{DataConfig, ModelSection, PatternKind, RunConfig, default_optimizer};
-pub use run::{Outcome, Watch, export, run};
+pub use run::{Watch, export, run};
 
 use crate::baseline::Baseline;
 use crate::config::ModelConfig;
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A weights file without a tensor.
-const NO_TENSORS: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
+pub(crate) const NO_TENSORS: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
 
 /// A run.
 #[derive(Debug)]

@@ -7,11 +7,9 @@ use crate::judge::Report;
 use crate::quantize::{Precision, pack};
 use codec_train::StepReport;
 use codec_train::report::Log;
+use codec_train::run::{MODEL, Outcome};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-/// Folder of the finished model inside that of the run.
-const MODEL: &str = "model";
+use std::path::Path;
 
 /// Who wants to know what a run does.
 pub trait Watch {
@@ -21,15 +19,6 @@ pub trait Watch {
     fn judged(&mut self, step: u64, report: &Report);
     /// Whether to stop, with a checkpoint.
     fn wants_stop(&self) -> bool;
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All steps are done; the model lies in this folder.
-    Finished(PathBuf),
-    /// Stopped by request; the checkpoint is this file.
-    Stopped(PathBuf),
 }
 
 /// Trains until the last step.
