@@ -324,7 +324,9 @@ mod tests {
         let arrangement = Arrangement::new(Pattern::Parallel, CodeLayout::uniform(1, 2).unwrap()).unwrap();
         let logits = |odd: f32| Tensor::new(&[[0.0, 0.0], [odd, 0.0], [0.0, 0.0]], &Device::Cpu).unwrap();
         // The last step is empty.
-        let costs = |odd| cell_costs(&logits(odd), &[0..2], &[1, 0, 2], &arrangement);
+        let columns = 0..2;
+        let columns = std::slice::from_ref(&columns);
+        let costs = |odd| cell_costs(&logits(odd), columns, &[1, 0, 2], &arrangement);
         let half = std::f64::consts::LN_2;
         assert!(costs(0.0).unwrap().iter().zip([half, half, 0.0]).all(|(x, y)| (x - y).abs() < 1e-6));
         assert!(matches!(costs(f32::NAN), Err(Error::NotFinite { step: 1, .. })));
