@@ -45,9 +45,23 @@ fn model() -> &'static Path {
         // A second run does not begin where one has been.
         let again = program().args(["train", "--config"]).arg(&config).assert().failure();
         assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("codec-lm resume"));
-        program().arg("resume").arg(&run).args(["--steps", "14"]).assert().success();
+        // From another folder than that of the first run, with JSON for programs.
+        let mut command = program();
+        command.current_dir(&folder).args(["resume", "run", "--steps", "14", "--json", "--quiet"]);
+        let resumed = command.assert().success();
+        assert!(resumed.get_output().stderr.is_empty());
+        let said: serde_json::Value = serde_json::from_slice(&resumed.get_output().stdout).unwrap();
+        assert_eq!((&said["run"], &said["step"], &said["model"]), (&"run".into(), &14.into(), &"run/model".into()));
+        let quiet = program().arg("resume").arg(&run).args(["--steps", "15", "-q"]).assert().success();
+        assert!(quiet.get_output().stdout.is_empty() && quiet.get_output().stderr.is_empty());
+        let early = program().arg("resume").arg(&run).args(["--steps", "13"]).assert().failure();
+        assert!(stderr(&early).contains("at step 15 already"));
         run.join("model")
     })
+}
+
+fn stderr(assert: &assert_cmd::assert::Assert) -> String {
+    String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
 }
 
 fn tone(path: &Path, sample_rate: u32, channels: u16, seconds: f64) {
@@ -119,6 +133,9 @@ fn the_same_seed_gives_the_same_audio_streamed_or_not_for_any_number_of_threads(
     assert_ne!(make("e.wav", &["--seed", "3", "--temperature", "0"]), first);
     assert_ne!(make("f.wav", &["--seed", "3", "--guidance", "2"]), first);
     // In front stands what the codec makes of the prompt.
+    // What streams into a file ends as the file that appears whole.
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert_eq!(bytes("c.wav"), bytes("a.wav"));
     let with_prompt = make("g.wav", &["--seed", "3", "--with-prompt"]);
     let n = with_prompt.n_samples() - first.n_samples();
     assert_eq!(with_prompt.slice(n..usize::MAX), first);
@@ -126,6 +143,8 @@ fn the_same_seed_gives_the_same_audio_streamed_or_not_for_any_number_of_threads(
     let mut command = program();
     command.arg("continue").arg(&prompt).args(["--stream", "--seconds", "1", "--seed", "3"]);
     let streamed = command.arg("--lm").arg(model()).assert().success();
+    // Its header cannot say how long it is.
+    assert_eq!(streamed.get_output().stdout[4..8], [0xFF; 4]);
     let piped = folder.path().join("piped.wav");
     std::fs::write(&piped, &streamed.get_output().stdout).unwrap();
     assert_eq!(read(&piped), first);
@@ -167,20 +186,63 @@ fn what_is_no_prompt_is_refused_and_leaves_nothing() {
         assert!(!output.exists(), "{}", prompt.display());
     }
     let prompt = root().join("examples/chirp.wav");
-    let refused = |more: &[&str], expected: &str| {
+    // Finite samples whose latents are not.
+    let loud = folder.path().join("loud.wav");
+    let audio = AudioBuffer::mono(24_000, vec![3e38; 24_000]).unwrap();
+    let mut writer = WavWriter::create(&loud, audio.spec(), WavFormat::Float32).unwrap();
+    writer.write(&audio).unwrap();
+    writer.finish().unwrap();
+    let mut command = program();
+    command.arg("continue").arg(&loud).arg("-o").arg(&output).arg("--lm").arg(model());
+    assert!(stderr(&command.assert().failure()).contains("loud.wav") && !output.exists());
+    // Without a model in sight, what is wrong in itself is said first.
+    let refused = |lm: &Path, more: &[&str], expected: &str| {
         let mut command = program();
-        command.arg("continue").arg(&prompt).arg("-o").arg(&output).arg("--lm").arg(model()).args(more);
-        let failed = command.assert().failure();
-        let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
-        assert!(said.contains(expected) && !output.exists(), "{said}");
+        command.arg("continue").arg(&prompt).arg("-o").arg(&output).arg("--lm").arg(lm).args(more);
+        let said = stderr(&command.assert().failure());
+        assert!(said.contains(expected) && !output.exists(), "{more:?}: {said}");
     };
-    refused(&["--seconds", "0"], "--seconds");
-    refused(&["--temperature=-1"], "temperature");
-    refused(&["--top-p", "0"], "top_p");
-    refused(&["--class", "music"], "--class");
+    let nowhere = Path::new("nowhere");
+    refused(nowhere, &["--seconds", "0"], "--seconds 0");
+    refused(nowhere, &["--seconds", "1e-9"], "--seconds");
+    refused(nowhere, &["--seconds", "nan"], "--seconds NaN");
+    refused(nowhere, &["--prompt-seconds", "-1"], "--prompt-seconds -1");
+    refused(nowhere, &["--temperature=-1"], "temperature");
+    refused(nowhere, &["--temperature", "nan"], "temperature: NaN is not a number from 0 on");
+    refused(nowhere, &["--top-p", "0"], "top_p");
+    refused(nowhere, &["--guidance", "nan"], "guidance: NaN is not in");
+    refused(nowhere, &["--guidance", "1e30"], "guidance");
+    refused(nowhere, &["-n", "0"], "codebooks");
+    refused(nowhere, &["--threads", "100000"], "--threads");
+    refused(nowhere, &["--codec", ""], "--codec");
+    refused(nowhere, &[], "nowhere");
+    refused(model(), &["--class", "music"], "--class music: the language model has no classes");
+    refused(
+        model(),
+        &["--top-k", "5,4,3,2,1"],
+        "--top-k: has 5 values, but the language model has 4 codebooks",
+    );
+    refused(model(), &["-n", "3"], "n_codebooks: the model reads all 4, never 3");
+    let mut command = program();
+    command.arg("continue").arg(&prompt).args(["-s", "0.2", "-n", "4", "-o"]).arg(&output);
+    command.arg("--lm").arg(model()).assert().success();
+    let failed = program().args(["sample", "--guidance", "2", "--lm", "nowhere"]).assert().failure();
+    assert!(stderr(&failed).contains("--guidance 2: needs a --class"));
+    // Nowhere to write, which shows before the model is looked for.
+    for (place, expected) in [("", "is a folder"), ("no/folder.wav", "there is no folder")] {
+        let mut command = program();
+        command.arg("continue").arg(&prompt).arg("-o").arg(folder.path().join(place));
+        let said = stderr(&command.args(["--lm", "nowhere"]).assert().failure());
+        assert!(said.contains(expected), "{said}");
+    }
     let failed = program().arg("continue").arg(&prompt).args(["--lm", "nowhere"]).assert().failure();
     assert!(String::from_utf8_lossy(&failed.get_output().stderr).contains("nowhere"));
-    if codec_lm::embedded::size().is_none() {
+    if let Some(embedded) = codec_lm::embedded::load(&candle_core::Device::Cpu).unwrap() {
+        let n = embedded.arrangement().layout().n_codebooks();
+        let mut command = program();
+        command.env_remove("CODEC_MODEL").arg("continue").arg(&prompt).args(["-n", "3"]);
+        assert!(stderr(&command.assert().failure()).contains(&format!("reads all {n}, never 3")));
+    } else {
         let failed = program().arg("continue").arg(&prompt).assert().failure();
         assert!(String::from_utf8_lossy(&failed.get_output().stderr).contains("codec-lm train"));
     }
@@ -190,14 +252,34 @@ fn what_is_no_prompt_is_refused_and_leaves_nothing() {
 fn models_are_judged_described_and_packed() {
     let folder = tempfile::tempdir().unwrap();
     let packed = folder.path().join("packed");
-    program().arg("export").arg(model()).arg("-o").arg(&packed).assert().success();
+    let done = program().arg("export").arg(model()).arg("-o").arg(&packed).arg("--json").assert().success();
+    let said: serde_json::Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+    assert_eq!((&said["output"], &said["precision"]), (&packed.display().to_string().into(), &"int8".into()));
+    let quiet =
+        program().arg("export").arg(model()).arg("-qo").arg(folder.path().join("q")).assert().success();
+    assert!(quiet.get_output().stdout.is_empty() && quiet.get_output().stderr.is_empty());
+    // What is neither a model nor a checkpoint, and a model of something else, are named.
+    for (odd, expected) in
+        [("examples/chirp.wav", "is not a checkpoint"), ("examples/encodec-tiny", "config")]
+    {
+        let mut command = program();
+        command.arg("export").arg(root().join(odd)).arg("-o").arg(folder.path().join("n"));
+        let said = stderr(&command.assert().failure());
+        assert!(said.contains(odd) && said.contains(expected), "{said}");
+    }
+    let failed = program().args(["export", "nowhere", "-o"]).arg(folder.path().join("n")).assert().failure();
+    assert!(stderr(&failed).starts_with("error: nowhere: "), "{}", stderr(&failed));
     let size = |folder: &Path| std::fs::metadata(folder.join("model.safetensors")).unwrap().len();
     assert!(size(&packed) * 3 < size(model()));
+    // A packed model, packed again.
+    let repacked = folder.path().join("repacked");
+    program().arg("export").arg(&packed).arg("-o").arg(&repacked).assert().success();
+    let bytes = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert_eq!(bytes(&repacked), bytes(&packed));
     // The newest checkpoint is the finished model.
     let again = folder.path().join("again");
     let run = model().parent().unwrap();
     program().arg("export").arg(run).arg("-o").arg(&again).assert().success();
-    let bytes = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert_eq!(bytes(&again), bytes(&packed));
     let audio = folder.path().join("a.wav");
     tone(&audio, 24_000, 1, 2.0);
@@ -221,4 +303,87 @@ fn models_are_judged_described_and_packed() {
     command.arg("eval").arg(&audio).arg("--lm").arg(model());
     let table = command.arg("--codec").arg(root().join("examples/encodec-tiny")).assert().success();
     assert!(String::from_utf8_lossy(&table.get_output().stdout).contains("kbit/s"));
+}
+
+#[test]
+fn as_many_frames_are_judged_as_were_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let audio: Vec<PathBuf> = (0..3).map(|i| folder.path().join(format!("{i}.wav"))).collect();
+    audio.iter().for_each(|path| tone(path, 24_000, 1, 1.0));
+    let eval = |more: &[&str]| {
+        let mut command = program();
+        command.arg("eval").args(&audio).arg("--codec").arg(root().join("examples/encodec-tiny"));
+        command.arg("--lm").arg(model()).args(more).assert()
+    };
+    for (n_frames, n_recordings) in [(2, 2), (100, 3), (1_000_000, 3)] {
+        let done = eval(&["--json", "--frames", &n_frames.to_string()]).success();
+        let said: serde_json::Value = serde_json::from_slice(&done.get_output().stdout).unwrap();
+        // Three seconds of 75 frames.
+        assert_eq!(
+            (&said["n_frames"], &said["n_recordings"]),
+            (&n_frames.min(225).into(), &n_recordings.into())
+        );
+    }
+    assert!(stderr(&eval(&["--frames", "0"]).failure()).contains("--frames"));
+    assert!(stderr(&eval(&["--only", "kind"]).failure()).contains("is not COLUMN=VALUE"));
+    assert!(stderr(&eval(&["--only", "kind=speech"]).failure()).contains("none of the inputs is a manifest"));
+}
+
+/// Exit codes and messages where nobody reads on.
+#[cfg(unix)]
+#[test]
+fn a_closed_stdout_is_no_error() {
+    use std::process::Stdio;
+    let prompt = root().join("examples/chirp.wav");
+    let closed = |command: &mut std::process::Command| {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        child.wait_with_output().unwrap()
+    };
+    let command = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_codec-lm"));
+        command.env("CODEC_MODEL", root().join("examples/encodec-tiny")).args(args).arg("--lm").arg(model());
+        command
+    };
+    for output in [
+        closed(&mut command(&["info"])),
+        closed(&mut command(&["info", "--json"])),
+        closed(command(&["continue", "--stream", "-s", "3", "-q"]).arg(&prompt)),
+    ] {
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stream_that_is_interrupted_is_a_whole_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = root().join("examples/chirp.wav");
+    let start = |name: &str, more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_codec-lm"));
+        command.env("CODEC_MODEL", root().join("examples/encodec-tiny")).arg("continue").arg(&prompt);
+        command.args(["-q", "-s", "80000", "-o"]).arg(folder.path().join(name)).args(more);
+        command.arg("--lm").arg(model()).spawn().unwrap()
+    };
+    let interrupt = |mut child: std::process::Child| {
+        let id = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        child.wait().unwrap().code()
+    };
+    // It is there, and grows, from the first samples on.
+    let (path, child) = (folder.path().join("out.wav"), start("out.wav", &["--stream"]));
+    while std::fs::metadata(&path).map_or(0, |found| found.len()) < 10_000 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(interrupt(child), Some(130));
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes[4..8], (bytes.len() as u32 - 8).to_le_bytes());
+    // What is not streamed leaves nothing.
+    let child = start("whole.wav", &[]);
+    let temporary = || std::fs::read_dir(folder.path()).unwrap().count() > 1;
+    while !temporary() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(interrupt(child), Some(130));
+    assert!(!temporary());
 }

@@ -4,6 +4,7 @@ use candle_core::Device;
 use codec_core::Codes;
 use codec_lm::families::{encodec, musicgen};
 use codec_lm::generate::{Options, carry_on};
+use codec_lm::predict::Opening;
 use codec_lm::sampling::{Sampler, Sampling};
 use codec_lm::{LanguageModel, Model};
 use codec_nn::weights::Checkpoint;
@@ -70,6 +71,19 @@ fn encodec_predicts_what_the_package_does() -> Result<()> {
         last.extend(logits.iter().map(|&x| f64::from(x) - total.ln()));
     }
     assert!(worst("last frame", &last, &vectors.rows("last")?.concat()) <= LOG_TOLERANCE);
+    // Sequences that are read together are each what they are alone.
+    let tokens = arrangement.encode(&codes.slice(0..30)?)?;
+    let (steps, step) = tokens.values().split_at(29 * n_streams);
+    let openings = [Opening { class: None, steps }, Opening::default()];
+    let mut together = model.begin_together(&openings)?;
+    let mut both = Vec::new();
+    for opening in openings {
+        let mut alone = model.begin_together(&[opening])?;
+        alone.read(step)?;
+        both.extend(alone.logits(&[0])?);
+    }
+    together.read(step)?;
+    assert_eq!(together.logits(&[0])?, both);
     // Fewer codebooks are another sequence of the same model.
     let fewer = encodec::load(&checkpoint, Some(2))?;
     assert_eq!(fewer.arrangement().n_streams(), 2);

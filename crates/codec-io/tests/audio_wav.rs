@@ -209,6 +209,58 @@ fn a_file_appears_when_it_is_finished() {
 }
 
 #[test]
+fn a_growing_file_is_read_before_and_after_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.wav");
+    // What was there makes place at once.
+    std::fs::write(&path, [7; 1000]).unwrap();
+    let audio = AudioBuffer::mono(8_000, vec![0.5, -0.25, 0.125]).unwrap();
+    for format in [WavFormat::Pcm16, WavFormat::Pcm24, WavFormat::Float32] {
+        let mut writer = WavWriter::create_growing(&path, MONO, format).unwrap();
+        writer.write(&audio).unwrap();
+        let head = std::fs::read(&path).unwrap();
+        assert_eq!((&head[..4], &head[4..8]), (b"RIFF".as_slice(), [0xFF; 4].as_slice()), "{format:?}");
+        let mut reader = AudioReader::open(&path).unwrap();
+        assert_eq!((reader.read_to_end().unwrap(), reader.is_truncated()), (audio.clone(), false));
+        writer.write(&audio).unwrap();
+        writer.finish().unwrap();
+        // In the end it is the file that appears whole.
+        let whole = folder.path().join("whole.wav");
+        let mut writer = WavWriter::create(&whole, MONO, format).unwrap();
+        writer.write(&audio).unwrap();
+        writer.write(&audio).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap(), "{format:?}");
+    }
+    assert!(matches!(
+        WavWriter::create_growing(folder.path(), MONO, WavFormat::Pcm16),
+        Err(Error::File { .. })
+    ));
+}
+
+#[test]
+fn a_stream_gets_samples_at_once() {
+    struct Counts(Arc<Mutex<[usize; 2]>>);
+    impl Write for Counts {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap()[0] += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            let mut counts = self.0.lock().unwrap();
+            counts[1] = counts[0];
+            Ok(())
+        }
+    }
+    let counts = Arc::new(Mutex::new([0; 2]));
+    let sink = Box::new(Counts(Arc::clone(&counts)));
+    let mut writer = WavWriter::to_stream(sink, MONO, WavFormat::Pcm16).unwrap();
+    writer.write(&AudioBuffer::mono(8_000, vec![0.5; 3]).unwrap()).unwrap();
+    assert_eq!(*counts.lock().unwrap(), [44 + 6; 2]);
+}
+
+#[test]
 fn a_sample_without_a_value_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = WavWriter::create(folder.path().join("x"), MONO, WavFormat::Float32).unwrap();

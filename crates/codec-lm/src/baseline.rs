@@ -1,5 +1,8 @@
 //! What a model has to beat: codes by how often they occur, alone and behind the code before.
 
+use crate::corpus::Corpus;
+use crate::error::Result;
+use crate::pattern::check_same_layout;
 use codec_core::{CodeLayout, Codes};
 use std::collections::HashMap;
 
@@ -11,6 +14,7 @@ const INTERPOLATIONS: [f64; 6] = [4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0];
 /// Counts of codes.
 #[derive(Clone, Debug)]
 pub struct Baseline {
+    layout: CodeLayout,
     books: Vec<Book>,
 }
 
@@ -36,19 +40,33 @@ pub struct BaselineBits {
 }
 
 impl Baseline {
+    /// Counts the codes of all recordings.
+    ///
+    /// # Errors
+    /// [`Error::Data`](crate::Error::Data) for an empty corpus, [`Error::Mismatch`](crate::Error::Mismatch)
+    /// when recordings have different layouts.
+    pub fn of(corpus: &Corpus) -> Result<Self> {
+        let mut baseline = Self::new(corpus.layout()?);
+        for recording in &corpus.recordings {
+            baseline.count(&recording.codes)?;
+        }
+        Ok(baseline)
+    }
+
     /// No counts yet.
-    pub fn new(layout: &CodeLayout) -> Self {
+    fn new(layout: &CodeLayout) -> Self {
         let book = |size: u32| Book {
             counts: vec![UNSEEN; size as usize],
             total: UNSEEN * f64::from(size),
             pairs: HashMap::new(),
             followed: vec![0.0; size as usize],
         };
-        Self { books: layout.codebooks().iter().map(|spec| book(spec.size)).collect() }
+        let books = layout.codebooks().iter().map(|spec| book(spec.size)).collect();
+        Self { layout: layout.clone(), books }
     }
 
-    /// Counts the codes of one recording.
-    pub fn count(&mut self, codes: &Codes) {
+    fn count(&mut self, codes: &Codes) -> Result<()> {
+        check_same_layout(&self.layout, codes.layout())?;
         for (book, row) in self.books.iter_mut().zip(codes.rows()) {
             for &code in row {
                 book.counts[code as usize] += 1.0;
@@ -59,6 +77,7 @@ impl Baseline {
                 book.followed[pair[0] as usize] += 1.0;
             }
         }
+        Ok(())
     }
 
     /// The logarithm of every code's probability by how often it occurs, codebook after codebook.
@@ -68,7 +87,16 @@ impl Baseline {
     }
 
     /// What the codes of some recordings cost, codebook by codebook.
-    pub fn judge<'a>(&self, recordings: impl Iterator<Item = &'a Codes> + Clone) -> Vec<BaselineBits> {
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for codes of another layout than those counted.
+    pub fn judge<'a>(
+        &self,
+        recordings: impl Iterator<Item = &'a Codes> + Clone,
+    ) -> Result<Vec<BaselineBits>> {
+        for codes in recordings.clone() {
+            check_same_layout(&self.layout, codes.layout())?;
+        }
         let of_book = |(codebook_idx, book): (usize, &Book)| {
             let mut unigram = 0.0;
             let mut bigrams = [0.0; INTERPOLATIONS.len()];
@@ -85,7 +113,7 @@ impl Baseline {
             }
             BaselineBits { unigram, bigram: bigrams.into_iter().fold(unigram, f64::min) }
         };
-        self.books.iter().enumerate().map(of_book).collect()
+        Ok(self.books.iter().enumerate().map(of_book).collect())
     }
 }
 
@@ -103,6 +131,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn probabilities_sum_to_one_and_a_chain_is_recognized() {
@@ -111,7 +140,7 @@ mod tests {
         let rows = vec![(0..400).map(|i| i % 4).collect(), vec![2; 400]];
         let codes = Codes::new(layout.clone(), rows).unwrap();
         let mut baseline = Baseline::new(&layout);
-        baseline.count(&codes);
+        baseline.count(&codes).unwrap();
         for book in &baseline.books {
             let total: f64 = (0..4).map(|code| book.unigram(code)).sum();
             assert!((total - 1.0).abs() < 1e-12);
@@ -120,10 +149,14 @@ mod tests {
                 assert!((total - 1.0).abs() < 1e-12);
             }
         }
-        let bits = baseline.judge(std::iter::once(&codes));
+        let bits = baseline.judge(std::iter::once(&codes)).unwrap();
         assert!((bits[0].unigram - 800.0).abs() < 1.0 && bits[0].bigram < 30.0, "{bits:?}");
         assert!(bits[1].unigram < 5.0 && bits[1].bigram <= bits[1].unigram, "{bits:?}");
         let logs = baseline.log_unigrams();
         assert!((logs[1][2].exp() - 400.5 / 402.0).abs() < 1e-12);
+        // Codes that no counts are for.
+        let other = Codes::new(CodeLayout::uniform(2, 9).unwrap(), vec![vec![8]; 2]).unwrap();
+        assert!(matches!(baseline.judge(std::iter::once(&other)), Err(Error::Mismatch { .. })));
+        assert!(matches!(baseline.count(&other), Err(Error::Mismatch { .. })));
     }
 }

@@ -184,7 +184,7 @@ impl CodecIdentity {
         if given.sha256 != self.sha256 {
             let name = |own: &Self| format!("{} {}", own.model, own.sha256.get(..12).unwrap_or_default());
             return Err(Error::Mismatch {
-                what: "the codec that the language model knows and the one that is there",
+                what: "the codec of the language model",
                 left: name(self),
                 right: name(&given),
             });
@@ -257,40 +257,17 @@ impl ModelConfig {
             return Err(Error::config("model_type", why));
         }
         let is_deep = self.arrangement()?.is_deep();
-        let Shape { dim, n_layers, n_heads, hidden, context, .. } = self.shape;
-        check_sizes(dim, n_layers, n_heads, hidden)?;
-        if context == Some(0) {
-            return Err(Error::config("context", "a step sees at least itself"));
-        }
+        self.shape.check()?;
         if is_deep != self.shape.depth.is_some() {
             return Err(Error::config("depth", "goes with the pattern `depth`, and only with it"));
         }
-        if let Some(DepthShape { dim, n_layers, n_heads, hidden }) = self.shape.depth {
-            check_sizes(dim, n_layers, n_heads, hidden)?;
-            if self.codebooks.len() < 2 {
-                return Err(Error::config("depth", "needs two codebooks"));
-            }
-            if self.shape.tied {
-                return Err(Error::config("tied", "the heads behind a depth transformer are its own"));
-            }
+        if is_deep && self.codebooks.len() < 2 {
+            return Err(Error::config("depth", "needs two codebooks"));
         }
-        if matches!(self.shape.positions, Positions::Sinusoidal) && (!dim.is_multiple_of(2) || dim < 4) {
-            return Err(Error::config("dim", "sinusoidal positions need an even number from 4 on"));
+        if is_deep && self.shape.tied {
+            return Err(Error::config("tied", "the heads behind a depth transformer are its own"));
         }
         Ok(())
-    }
-
-    /// The index of a class.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with the names of those that there are.
-    pub fn class(&self, name: &str) -> Result<u32> {
-        let found = self.classes.iter().position(|class| class == name);
-        let known = || match self.classes.as_slice() {
-            [] => "the model has no classes".to_owned(),
-            all => format!("`{name}` is none of {}", all.join(", ")),
-        };
-        found.map(|idx| idx as u32).ok_or_else(|| Error::config("class", known()))
     }
 }
 
@@ -318,14 +295,46 @@ impl Shape {
             depth: None,
         }
     }
+
+    /// Refuses what can be meant for no codes.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(&self) -> Result<()> {
+        let Self { dim, n_layers, n_heads, hidden, context, norm_epsilon, positions, depth, .. } = *self;
+        check_sizes(dim, n_layers, n_heads, hidden)?;
+        if context == Some(0) {
+            return Err(Error::config("context", "a step sees at least itself"));
+        }
+        if !(norm_epsilon >= 0.0 && norm_epsilon.is_finite()) {
+            return Err(Error::config("norm_epsilon", format!("{norm_epsilon} is not a number from 0 on")));
+        }
+        match positions {
+            Positions::Sinusoidal if !dim.is_multiple_of(2) || dim < 4 => {
+                return Err(Error::config("dim", "sinusoidal positions need an even number from 4 on"));
+            }
+            Positions::Rotary { .. } if !(dim / n_heads).is_multiple_of(2) => {
+                let why = format!("rotary positions need heads of an even size, not {}", dim / n_heads);
+                return Err(Error::config("n_heads", why));
+            }
+            Positions::Rotary { base } if !(base > 1.0 && base.is_finite()) => {
+                return Err(Error::config("positions.base", format!("{base} is not above 1")));
+            }
+            _ => {}
+        }
+        if let Some(DepthShape { dim, n_layers, n_heads, hidden }) = depth {
+            check_sizes(dim, n_layers, n_heads, hidden)?;
+        }
+        Ok(())
+    }
 }
 
 fn check_sizes(dim: usize, n_layers: usize, n_heads: usize, hidden: usize) -> Result<()> {
-    if !(1..=MAX_DIM).contains(&dim) || !(1..=MAX_DIM).contains(&hidden) {
-        return Err(Error::config("dim", format!("and hidden lie in 1..={MAX_DIM}")));
-    }
-    if !(1..=MAX_LAYERS).contains(&n_layers) {
-        return Err(Error::config("n_layers", format!("lies in 1..={MAX_LAYERS}")));
+    let limits = [("dim", dim, MAX_DIM), ("hidden", hidden, MAX_DIM), ("n_layers", n_layers, MAX_LAYERS)];
+    for (field, value, limit) in limits {
+        if !(1..=limit).contains(&value) {
+            return Err(Error::config(field, format!("{value} is not in 1..={limit}")));
+        }
     }
     if n_heads == 0 || !dim.is_multiple_of(n_heads) {
         return Err(Error::config("n_heads", format!("{n_heads} heads do not share {dim} channels")));
@@ -364,6 +373,8 @@ mod tests {
         refused(|c| c.pattern = Pattern::Delay { delays: vec![0; 2] });
         refused(|c| c.codebooks.clear());
         refused(|c| c.model_type = "encodec".to_owned());
-        assert!(config.class("speech").is_err());
+        refused(|c| c.shape.n_heads = 256);
+        refused(|c| c.shape.positions = Positions::Rotary { base: 1.0 });
+        refused(|c| c.shape.norm_epsilon = -1.0);
     }
 }

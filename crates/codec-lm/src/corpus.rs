@@ -2,17 +2,18 @@
 
 use crate::config::{CodecIdentity, hexadecimal};
 use crate::error::{Error, Result};
+use crate::pattern::check_same_layout;
 use codec_core::{AudioBuffer, CodeLayout, Codec, Codes};
 use codec_io::atomic::AtomicFile;
 use codec_io::tokens::{EXTENSION, TokenHeader, TokenReader, TokenWriter, Totals};
 use codec_train::config::SourceConfig;
-use codec_train::data::{Clip, clips, decode};
+use codec_train::data::{Clip, clips, decode, is_manifest};
 use codec_train::rng::Rng;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 
 /// Seconds of audio that a codec is given at once.
@@ -109,17 +110,9 @@ impl Tokenizer<'_> {
     fn checked(&self, header: &TokenHeader, codes: Codes) -> Result<Codes> {
         header.check_weights(&self.sha256).map_err(|e| Error::Data { why: e.to_string() })?;
         let layout = self.codec.info().layout.truncated(self.n_codebooks)?;
-        same_layout(&layout, codes.layout())?;
+        check_same_layout(&layout, codes.layout())?;
         Ok(codes)
     }
-}
-
-fn same_layout(expected: &CodeLayout, actual: &CodeLayout) -> Result<()> {
-    if expected != actual {
-        let (left, right) = (expected.to_string(), actual.to_string());
-        return Err(Error::Mismatch { what: "layout of the codes", left, right });
-    }
-    Ok(())
 }
 
 /// A token file: its header and all of its codes.
@@ -201,7 +194,10 @@ impl Corpus {
                     return Err(Error::Data { why });
                 }
             };
-            let codes = n_codebooks.map_or(Ok(codes.clone()), |n| codes.truncated(n))?;
+            let codes = match n_codebooks {
+                Some(n) => codes.truncated(n)?,
+                None => codes,
+            };
             each(n_files);
             let known = |column: &str| {
                 clip.columns.get(column).filter(|value| !UNKNOWN.contains(&value.as_str())).cloned()
@@ -209,7 +205,7 @@ impl Corpus {
             let own = || clip.path.display().to_string();
             let speaker = known(columns.speaker).unwrap_or_else(own);
             let class = columns.class.and_then(known);
-            Ok((Recording { path: clip.path.clone(), speaker, class, source_idx, codes }, codec))
+            Ok((Recording { path: clip.path, speaker, class, source_idx, codes }, codec))
         };
         let all: Result<Vec<_>> = files.into_par_iter().map(read).collect();
         let mut corpus = Self::default();
@@ -224,7 +220,7 @@ impl Corpus {
 
     fn add(&mut self, recording: Recording, codec: Option<CodecIdentity>) -> Result<()> {
         if let Some(first) = self.recordings.first() {
-            same_layout(first.codes.layout(), recording.codes.layout())?;
+            check_same_layout(first.codes.layout(), recording.codes.layout())?;
         }
         if let Some((own, other)) = self.codec.as_ref().zip(codec.as_ref())
             && own.sha256 != other.sha256
@@ -308,8 +304,7 @@ fn find(source: &SourceConfig) -> Result<Vec<Clip>> {
         weight: 1.0,
         columns: BTreeMap::new(),
     };
-    let is_manifest = source.path.extension().is_some_and(|e| e == "tsv" || e == "jsonl");
-    if source.path.is_file() && !is_manifest {
+    if source.path.is_file() && !is_manifest(&source.path) {
         return Ok(vec![clip(source.path.clone())]);
     }
     if source.path.is_dir() {
@@ -326,16 +321,6 @@ fn find(source: &SourceConfig) -> Result<Vec<Clip>> {
         }
     }
     Ok(clips(source)?)
-}
-
-/// Writes a file beside its final name and renames it when it is whole.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = AtomicFile::create(path)?;
-        file.write_all(bytes)?;
-        file.commit()
-    };
-    write().map_err(Error::io(path))
 }
 
 #[cfg(test)]

@@ -5,14 +5,14 @@
 
 use crate::error::{Error, Result};
 use crate::pattern::{Arrangement, Cell};
-use crate::predict::{LanguageModel, Reader};
+use crate::predict::{LanguageModel, Opening, Reader};
 use crate::sampling::Sampler;
 use codec_core::{CodebookSpec, Codes};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Steps of a prompt that are read at once.
-const CHUNK: usize = 256;
+/// Largest [`Options::guidance`], in both directions: no logit overflows.
+pub const MAX_GUIDANCE: f64 = 1000.0;
 
 /// How a sequence is to be made.
 #[derive(Clone, Debug)]
@@ -35,6 +35,28 @@ impl Options {
     pub fn new(seed: u64) -> Self {
         Self { sampler: Sampler::usual(seed), class: None, guidance: 1.0, end: None }
     }
+
+    /// Refuses what can be meant for no model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a guidance that is no number, or beyond [`MAX_GUIDANCE`].
+    pub fn check(&self) -> Result<()> {
+        if !(-MAX_GUIDANCE..=MAX_GUIDANCE).contains(&self.guidance) {
+            let why = format!("{} is not in -{MAX_GUIDANCE}..={MAX_GUIDANCE}", self.guidance);
+            return Err(Error::config("guidance", why));
+        }
+        Ok(())
+    }
+
+    /// Whether logits are moved at all.
+    pub fn is_guided(&self) -> bool {
+        self.guidance != 1.0
+    }
+
+    /// Frames of the whole sequence, `usize::MAX` for one that goes on.
+    fn end(&self) -> usize {
+        self.end.unwrap_or(usize::MAX)
+    }
 }
 
 /// Makes codes, frame after frame.
@@ -42,9 +64,8 @@ impl Options {
 pub struct Generator<'m> {
     arrangement: &'m Arrangement,
     options: Options,
+    /// The sequence, and behind it, where it is guided, the same without what guides it.
     reader: Box<dyn Reader + 'm>,
-    /// The same sequence without what guides it.
-    unguided: Option<Box<dyn Reader + 'm>>,
     step_idx: usize,
     rows: Vec<Row>,
     /// Frames given so far, those of the prompt included.
@@ -74,8 +95,8 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the prompt has another layout; [`Error::Unsupported`] for a pattern that
-    /// cannot go on without an end; [`Error::Config`] for a guidance that is no number, or that has nothing
-    /// to guide by.
+    /// cannot go on without an end; [`Error::Config`] for more settings than codebooks, for a guidance that
+    /// has nothing to guide by, and as [`Options::check`].
     pub fn new(model: &'m dyn LanguageModel, prompt: &Codes, options: Options) -> Result<Self> {
         let arrangement = model.arrangement();
         if !arrangement.is_open() && options.end.is_none() {
@@ -83,61 +104,38 @@ impl<'m> Generator<'m> {
             return Err(Error::Unsupported { what: "generation with the pattern", value });
         }
         arrangement.check_layout(prompt.layout())?;
-        let is_guided = options.guidance != 1.0;
-        if !options.guidance.is_finite() || (is_guided && options.class.is_none() && prompt.is_empty()) {
+        options.check()?;
+        let (n_settings, n_codebooks) = (options.sampler.n_settings(), arrangement.layout().n_codebooks());
+        if n_settings > n_codebooks {
+            let why = format!("has settings for {n_settings} codebooks, the model {n_codebooks}");
+            return Err(Error::config("sampler", why));
+        }
+        if options.is_guided() && options.class.is_none() && prompt.is_empty() {
             return Err(Error::config("guidance", "needs a class or a prompt to guide by"));
         }
         let row = |codes: &[u32]| Row { first: 0, codes: codes.iter().copied().collect() };
+        let rows: Vec<Row> = prompt.rows().map(row).collect();
+        let steps = known_steps(arrangement, &rows, options.end());
+        let sequence = Opening { class: options.class, steps: &steps };
+        // Guidance by the prompt compares with a sequence that has not seen it.
+        let unguided = if options.class.is_some() { &steps } else { [].as_slice() };
+        let pair = [sequence, Opening { class: None, steps: unguided }];
+        let openings = if options.is_guided() { &pair } else { &pair[..1] };
         let mut generator = Self {
             arrangement,
-            reader: model.begin(options.class)?,
-            unguided: is_guided.then(|| model.begin(None)).transpose()?,
+            reader: model.begin_together(openings)?,
             options,
-            step_idx: 0,
-            rows: prompt.rows().map(row).collect(),
-            n_given: 0,
+            step_idx: steps.len() / arrangement.n_streams(),
+            rows,
+            n_given: prompt.n_frames(),
         };
-        generator.read_prompt()?;
-        generator.n_given = prompt.n_frames();
         generator.forget();
         Ok(generator)
     }
 
-    /// Reads the steps that the prompt alone determines.
-    fn read_prompt(&mut self) -> Result<()> {
-        let n_streams = self.arrangement.n_streams();
-        let mut steps = Vec::new();
-        let last = self.arrangement.n_steps(self.end().min(usize::MAX / 2));
-        for step_idx in 0..last {
-            let known: Option<Vec<u32>> = (0..n_streams).map(|k| self.known(step_idx, k)).collect();
-            let Some(step) = known else { break };
-            steps.extend(step);
-            self.step_idx += 1;
-        }
-        // Guidance by the prompt compares with a sequence that has not seen it.
-        let by_class = self.options.class.is_some();
-        for steps in steps.chunks(CHUNK * n_streams) {
-            self.reader.read(steps)?;
-            if let Some(unguided) = self.unguided.as_mut().filter(|_| by_class) {
-                unguided.read(steps)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn end(&self) -> usize {
-        self.options.end.unwrap_or(usize::MAX)
-    }
-
     /// The token of a cell, if it is determined.
-    fn known(&self, step_idx: usize, stream_idx: usize) -> Option<u32> {
-        match self.arrangement.cell(step_idx, stream_idx, self.end()) {
-            Cell::Special(special) => Some(self.arrangement.special(stream_idx, special)),
-            Cell::Code { codebook_idx, code_idx, slot_idx } => {
-                let code = self.rows.get(codebook_idx)?.get(code_idx)?;
-                self.arrangement.vocabulary().code(stream_idx, slot_idx, code)
-            }
-        }
+    fn known(&self, stream_idx: usize) -> Option<u32> {
+        known(self.arrangement, &self.rows, self.options.end(), self.step_idx, stream_idx)
     }
 
     /// Makes the next frames: one, or one block where codebooks have strides; none behind the end.
@@ -147,7 +145,7 @@ impl<'m> Generator<'m> {
     pub fn next_frames(&mut self) -> Result<Codes> {
         let n_frames = self.arrangement.block_frames();
         let wanted = self.n_given + n_frames;
-        if wanted > self.end() {
+        if wanted > self.options.end() {
             return Ok(Codes::empty(Arc::clone(self.arrangement.layout())));
         }
         while self.n_whole() < wanted {
@@ -177,16 +175,13 @@ impl<'m> Generator<'m> {
         let n_streams = self.arrangement.n_streams();
         let mut step = Vec::with_capacity(n_streams);
         for stream_idx in 0..n_streams {
-            let token = match self.known(self.step_idx, stream_idx) {
+            let token = match self.known(stream_idx) {
                 Some(token) => token,
                 None => self.draw(stream_idx, &step)?,
             };
             step.push(token);
         }
         self.reader.read(&step)?;
-        if let Some(unguided) = &mut self.unguided {
-            unguided.read(&step)?;
-        }
         self.step_idx += 1;
         Ok(())
     }
@@ -195,14 +190,15 @@ impl<'m> Generator<'m> {
     fn draw(&mut self, stream_idx: usize, known: &[u32]) -> Result<u32> {
         let (step_idx, arrangement) = (self.step_idx, self.arrangement);
         let wrong = || Error::Token { step_idx, stream_idx, token: u32::MAX };
-        let cell = arrangement.cell(step_idx, stream_idx, self.end());
+        let cell = arrangement.cell(step_idx, stream_idx, self.options.end());
         let Cell::Code { codebook_idx, code_idx, slot_idx } = cell else { return Err(wrong()) };
         let slots = arrangement.vocabulary().slots(stream_idx);
         let tokens = slots.get(slot_idx).ok_or_else(wrong)?.tokens.clone();
         let mut logits = self.reader.logits(known)?;
-        if let Some(unguided) = &mut self.unguided {
+        if self.options.is_guided() {
             let guidance = self.options.guidance as f32;
-            let pairs = logits.iter_mut().zip(unguided.logits(known)?);
+            let unguided = logits.split_off(logits.len() / 2);
+            let pairs = logits.iter_mut().zip(unguided);
             pairs.for_each(|(guided, without)| *guided = without + (*guided - without) * guidance);
         }
         // A stream of several codebooks is asked for the one whose turn it is.
@@ -215,12 +211,14 @@ impl<'m> Generator<'m> {
 
     /// Lets go of codes that were given and that no later step reads.
     fn forget(&mut self) {
-        let n_needed = self.n_given.min(self.step_idx.saturating_sub(self.arrangement.delay()));
-        let flat = matches!(self.arrangement.n_streams(), 1);
-        // A stream of single codes reads each of them once, in its own step.
-        let n_needed = if flat { self.n_given } else { n_needed };
+        // A step of a single stream is one code, which is read where it is made.
+        let n_read = match self.arrangement.n_streams() {
+            1 => self.n_given,
+            _ => self.step_idx.saturating_sub(self.arrangement.delay()),
+        };
+        let n_done = self.n_given.min(n_read);
         for (book, row) in self.arrangement.layout().codebooks().iter().zip(&mut self.rows) {
-            let keep_from = n_needed / book.stride as usize;
+            let keep_from = n_done / book.stride as usize;
             while row.first < keep_from && row.codes.pop_front().is_some() {
                 row.first += 1;
             }
@@ -232,6 +230,33 @@ impl<'m> Generator<'m> {
     pub(crate) fn n_kept(&self) -> usize {
         self.rows.iter().map(|row| row.codes.len()).sum()
     }
+}
+
+/// The token of a cell of a sequence of `n_frames` frames, if codes so far determine it.
+fn known(
+    arrangement: &Arrangement,
+    rows: &[Row],
+    n_frames: usize,
+    step_idx: usize,
+    stream_idx: usize,
+) -> Option<u32> {
+    match arrangement.cell(step_idx, stream_idx, n_frames) {
+        Cell::Special(special) => Some(arrangement.special(stream_idx, special)),
+        Cell::Code { codebook_idx, code_idx, slot_idx } => {
+            let code = rows.get(codebook_idx)?.get(code_idx)?;
+            arrangement.vocabulary().code(stream_idx, slot_idx, code)
+        }
+    }
+}
+
+/// The steps that the codes so far determine, `[n_steps, n_streams]`.
+fn known_steps(arrangement: &Arrangement, rows: &[Row], n_frames: usize) -> Vec<u32> {
+    let n_streams = arrangement.n_streams();
+    let step = |step_idx: usize| -> Option<Vec<u32>> {
+        let token = |stream_idx| known(arrangement, rows, n_frames, step_idx, stream_idx);
+        (0..n_streams).map(token).collect()
+    };
+    (0..arrangement.n_steps(n_frames.min(usize::MAX / 2))).map_while(step).flatten().collect()
 }
 
 /// Makes `n_frames` frames, rounded up to whole blocks and not beyond the end, that carry on from a prompt.

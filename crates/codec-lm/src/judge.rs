@@ -119,7 +119,7 @@ impl Report {
 ///
 /// # Errors
 /// [`Error::Data`] when there is nothing to judge by; [`Error::Mismatch`] when the codes are not of the
-/// model's layout or codec.
+/// model's layout or codec, or the baseline is not of their layout.
 pub fn judge(
     model: &dyn LanguageModel,
     baseline: Option<&Baseline>,
@@ -137,10 +137,9 @@ pub fn judge(
     let layout = arrangement.layout();
     let mut costs = vec![(0.0_f64, 0_usize); layout.n_codebooks()];
     for (recording, codes) in &clips {
-        let class = recording.class.as_ref();
-        let class = class.and_then(|class| model.classes().iter().position(|known| known == class));
+        let class = recording.class.as_deref().and_then(|class| model.class_idx(class));
         let tokens = arrangement.encode(codes)?;
-        let cells = model.costs(&tokens, class.map(|idx| idx as u32))?;
+        let cells = model.costs(&tokens, class)?;
         for (cell_idx, cost) in cells.into_iter().enumerate() {
             let (step_idx, stream_idx) = (cell_idx / tokens.n_streams(), cell_idx % tokens.n_streams());
             if let Cell::Code { codebook_idx, .. } = arrangement.cell(step_idx, stream_idx, codes.n_frames())
@@ -150,7 +149,8 @@ pub fn judge(
             }
         }
     }
-    let counted = baseline.map(|baseline| baseline.judge(clips.iter().map(|(_, codes)| codes)));
+    let counted =
+        baseline.map(|baseline| baseline.judge(clips.iter().map(|(_, codes)| codes))).transpose()?;
     let book = |(codebook_idx, (cost, n)): (usize, (f64, usize))| {
         let mean = |bits: f64| bits / n.max(1) as f64;
         let spec = layout.codebooks()[codebook_idx];
@@ -171,31 +171,78 @@ pub fn judge(
     })
 }
 
-/// The beginnings of the recordings, as long as all together have at most `max_frames`.
-fn excerpts<'r>(
-    recordings: &'r [Recording],
-    block: usize,
-    max_frames: usize,
-) -> Result<Vec<(&'r Recording, Codes)>> {
-    let longest = recordings.iter().map(|recording| recording.codes.n_frames()).max().unwrap_or(0);
-    let total = |most: usize| -> usize {
-        recordings.iter().map(|recording| recording.codes.n_frames().min(most)).sum()
-    };
-    // The longest length of excerpts that keeps the limit.
-    let (mut low, mut high) = (0, longest);
-    while low < high {
-        let middle = (low + high).div_ceil(2);
-        if total(middle) <= max_frames { low = middle } else { high = middle - 1 }
-    }
-    let most = low / block * block;
-    let excerpt = |recording: &'r Recording| -> Result<(&'r Recording, Codes)> {
-        let codes = &recording.codes;
-        Ok((recording, codes.slice(0..codes.n_frames().min(most))?))
-    };
-    let clips = recordings.iter().map(excerpt).collect::<Result<Vec<_>>>()?;
-    let clips: Vec<_> = clips.into_iter().filter(|(_, codes)| !codes.is_empty()).collect();
-    if clips.is_empty() {
+/// The beginnings of the recordings, equally long as far as the recordings are, of `max_frames` frames in all
+/// or hardly less: whole blocks. What does not divide goes to the first recordings.
+fn excerpts(recordings: &[Recording], block: usize, max_frames: usize) -> Result<Vec<(&Recording, Codes)>> {
+    let n_blocks = |recording: &Recording| recording.codes.n_frames() / block;
+    let total = |most: usize| recordings.iter().map(|recording| n_blocks(recording).min(most)).sum::<usize>();
+    // The longest length that all can have, in blocks.
+    let max_blocks = max_frames / block;
+    let (mut low, mut high) = (0, recordings.iter().map(n_blocks).max().unwrap_or(0));
+    if high == 0 {
         return Err(Error::Data { why: "there is nothing to judge by".to_owned() });
     }
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if total(middle) <= max_blocks { low = middle } else { high = middle - 1 }
+    }
+    let mut n_left = max_blocks - total(low);
+    let mut clips = Vec::new();
+    for recording in recordings {
+        let mut n = n_blocks(recording).min(low);
+        if n_left > 0 && n < n_blocks(recording) {
+            (n, n_left) = (n + 1, n_left - 1);
+        }
+        if n > 0 {
+            clips.push((recording, recording.codes.slice(0..n * block)?));
+        }
+    }
+    if clips.is_empty() {
+        let why = format!("{max_frames} frames are none to judge by: a block has {block}");
+        return Err(Error::Data { why });
+    }
     Ok(clips)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec_core::{CodeLayout, CodebookSpec};
+    use std::path::PathBuf;
+
+    fn recordings(strides: &[u32], lens: &[usize]) -> Vec<Recording> {
+        let books = strides.iter().map(|&stride| CodebookSpec { size: 4, stride }).collect();
+        let layout = CodeLayout::new(books).unwrap();
+        let recording = |&n_frames: &usize| {
+            let rows = strides.iter().map(|&stride| vec![1; n_frames / stride as usize]).collect();
+            let codes = Codes::new(layout.clone(), rows).unwrap();
+            Recording { path: PathBuf::new(), speaker: String::new(), class: None, source_idx: 0, codes }
+        };
+        lens.iter().map(recording).collect()
+    }
+
+    fn lens(recordings: &[Recording], block: usize, max_frames: usize) -> Vec<usize> {
+        let clips = excerpts(recordings, block, max_frames).unwrap();
+        clips.iter().map(|(_, codes)| codes.n_frames()).collect()
+    }
+
+    #[test]
+    fn as_many_frames_are_judged_as_were_asked_for() {
+        let all = recordings(&[1], &[10, 3, 0, 10]);
+        assert_eq!(lens(&all, 1, usize::MAX), [10, 3, 10]);
+        assert_eq!(lens(&all, 1, 23), [10, 3, 10]);
+        assert_eq!(lens(&all, 1, 14), [6, 3, 5]);
+        assert_eq!(lens(&all, 1, 8), [3, 3, 2]);
+        // Fewer frames than recordings.
+        assert_eq!(lens(&all, 1, 2), [1, 1]);
+        assert_eq!(lens(&all, 1, 1), [1]);
+        let blocks = recordings(&[4, 1], &[12, 4, 12]);
+        assert_eq!(lens(&blocks, 4, 19), [8, 4, 4]);
+        assert_eq!(lens(&blocks, 4, 4), [4]);
+        for (recordings, block, max_frames) in
+            [(&blocks, 4, 3), (&all, 1, 0), (&recordings(&[1], &[0]), 1, 9)]
+        {
+            assert!(matches!(excerpts(recordings, block, max_frames), Err(Error::Data { .. })));
+        }
+    }
 }

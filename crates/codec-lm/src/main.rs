@@ -1,9 +1,10 @@
 //! The command line `codec-lm`: audio that carries on.
 
 mod commands;
+mod report;
 
-use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
+use clap::{Parser, value_parser};
+use report::Reporter;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tracing_subscriber::EnvFilter;
@@ -31,33 +32,17 @@ struct Global {
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Number of threads [default: all cores]. It never changes a result on the CPU.
-    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS")]
-    threads: Option<std::num::NonZeroUsize>,
-}
-
-impl Global {
-    /// Says something on stderr.
-    fn note(&self, text: &str) {
-        if !self.quiet {
-            eprintln!("{text}");
-        }
-    }
-
-    /// A bar over units of work.
-    fn bar(&self, name: &str, n_units: u64) -> ProgressBar {
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let bar = ProgressBar::new(n_units);
-        if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {elapsed} (left {eta})") {
-            bar.set_style(style);
-        }
-        bar.set_message(name.to_owned());
-        bar
-    }
+    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
+static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// From here on the first Ctrl-C only asks for an end, see [`is_stopping`]; before, it ends.
+fn watch_for_stop() {
+    IS_WATCHED.store(true, Ordering::Relaxed);
+}
 
 /// Whether an end was asked for.
 fn is_stopping() -> bool {
@@ -66,14 +51,15 @@ fn is_stopping() -> bool {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let level = if cli.global.quiet { "error" } else { "warn" };
+    let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     match start(cli) {
         Ok(code) => code,
-        // Who reads the stream has heard enough.
+        // Who reads stdout has heard or seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            report::error(&error);
             if is_stopping() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
@@ -85,14 +71,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    // The first Ctrl-C asks for an end, the second one ends.
     ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
+        if STOP.swap(true, Ordering::Relaxed) || !IS_WATCHED.load(Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
     })?;
     if let Some(threads) = cli.global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
-    commands::run(cli.command, &cli.global)
+    commands::run(cli.command, Reporter::new(&cli.global))
 }

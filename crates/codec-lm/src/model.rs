@@ -38,8 +38,8 @@ use crate::vocabulary::Special;
 use candle_core::{Device, Tensor};
 use codec_kernels::sin_cos;
 use codec_nn::layers::{
-    Activation, Attention, AttentionSpec, AttentionWeights, Chunk, Layer, LayerNorm, Linear, Norm, RmsNorm,
-    Sight, TransformerLayer, transformer_layer,
+    Activation, Attention, AttentionSpec, AttentionWeights, Chunk, Layer, LayerNorm, Linear, Merge, Norm,
+    RmsNorm, Sight, TransformerLayer, transformer_layer,
 };
 use codec_nn::weights::Weights;
 use std::f64::consts::LN_2;
@@ -79,7 +79,20 @@ enum Head {
 #[derive(Debug)]
 pub struct State {
     layers: <Vec<TransformerLayer> as Layer>::State,
-    position: u64,
+    /// Of the next step: one for the whole batch, or one for each item where states were merged.
+    positions: Vec<u64>,
+}
+
+impl State {
+    /// The state of a batch whose items go on from states of one item each.
+    pub(crate) fn merge(states: Vec<Self>) -> Result<Self> {
+        if states.is_empty() {
+            return Err(Error::Shape { what: "sequences", expected: 1, actual: 0 });
+        }
+        let (layers, positions): (Vec<_>, Vec<_>) =
+            states.into_iter().map(|state| (state.layers, state.positions)).unzip();
+        Ok(Self { layers: Merge::merge(layers)?, positions: positions.concat() })
+    }
 }
 
 /// Steps for every item of a batch.
@@ -159,9 +172,9 @@ impl Model {
     fn new_head(&self, weights: &Weights) -> Result<Head> {
         let Shape { dim, tied, head_bias, ref depth, .. } = self.config.shape;
         if let Some(depth) = depth {
-            let tables =
-                self.rows.iter().zip(&self.columns).map(|(rows, columns)| (rows.len(), columns.len()));
-            return Ok(Head::Deep(Depth::new(depth, dim, head_bias, tables, &weights.pp("depth"))?));
+            let weights = weights.pp("depth");
+            let depth = Depth::new(depth, dim, head_bias, &self.rows, &self.columns, &weights)?;
+            return Ok(Head::Deep(depth));
         }
         let n_columns = self.columns.last().map_or(0, |range| range.end);
         let weights = weights.pp("head");
@@ -213,7 +226,7 @@ impl Model {
 
     /// The state of a sequence that has not begun.
     pub fn init(&self) -> State {
-        State { layers: self.layers.init(), position: 0 }
+        State { layers: self.layers.init(), positions: vec![0] }
     }
 
     /// Reads steps and gives what the next step is predicted from.
@@ -235,9 +248,9 @@ impl Model {
         let (rows, n_per_step) = self.rows_of(&steps, n_steps)?;
         let mut xs = ops::sum_of_rows(&self.embed, rows, n_per_step)?.reshape((steps.batch, n_steps, dim))?;
         if self.config.shape.positions == Positions::Sinusoidal {
-            xs = xs.broadcast_add(&sinusoids(state.position, n_steps, dim, xs.device())?)?;
+            xs = xs.broadcast_add(&sinusoids(&state.positions, n_steps, dim, xs.device())?)?;
         }
-        state.position += n_steps as u64;
+        state.positions.iter_mut().for_each(|position| *position += n_steps as u64);
         let xs = self.layers.step(&mut state.layers, Chunk::next(xs))?.steps;
         let xs = xs.ok_or(Error::Shape { what: "steps", expected: n_steps, actual: 0 })?;
         apply(&self.norm, &xs)
@@ -359,22 +372,8 @@ fn layer(shape: &Shape, weights: &Weights) -> Result<TransformerLayer> {
     block(dim, hidden, spec, [first?, second?], Activation::Unary(shape.activation.unary()), weights)
 }
 
-/// A layer of the transformer over the codes of a step.
-pub(crate) fn depth_layer(shape: &DepthShape, weights: &Weights) -> Result<TransformerLayer> {
-    let DepthShape { dim, n_heads, hidden, .. } = *shape;
-    let sight = Sight::Past { context: None };
-    let spec = AttentionSpec { heads: heads(dim, n_heads), sight, rotary_base: None };
-    let norm = |name| -> Result<Norm> {
-        Ok(Norm::Rms(RmsNorm::new(weights.pp(name).get(dim, "weight")?, DEPTH_EPSILON)?))
-    };
-    let norms = [norm("norm1")?, norm("norm2")?];
-    block(dim, hidden, spec, norms, Activation::Unary(codec_nn::layers::Unary::Gelu), weights)
-}
-
-/// Added to what the norms of a depth transformer divide by.
-pub(crate) const DEPTH_EPSILON: f32 = 1e-5;
-
-fn block(
+/// A layer from its parts.
+pub(crate) fn block(
     dim: usize,
     hidden: usize,
     spec: AttentionSpec,
@@ -406,25 +405,26 @@ fn norm(shape: &Shape, weights: &Weights) -> Result<Norm> {
     })
 }
 
-/// Cosines, then sines, of the angles of some positions: `[1, n_steps, dim]`.
+/// Cosines, then sines, of the angles of the steps behind some positions: `[n_positions, n_steps, dim]`.
 ///
 /// # Source
 /// audiocraft 896ec7c, `modules/transformer.py` (`create_sin_embedding`): the frequencies go down to
 /// 1/10000 itself. Exponents, periods and angles are rounded to `f32` as there, which at position
 /// 500 moves an angle by 1e-4.
-pub(crate) fn sinusoids(position: u64, n_steps: usize, dim: usize, device: &Device) -> Result<Tensor> {
+pub(crate) fn sinusoids(positions: &[u64], n_steps: usize, dim: usize, device: &Device) -> Result<Tensor> {
     let half = dim / 2;
     let last = half.saturating_sub(1).max(1) as f32;
     let periods: Vec<f32> = (0..half).map(|i| power_of_max_period(i as f32 / last)).collect();
-    let mut values = vec![0.0_f32; n_steps * dim];
-    for (step_idx, row) in values.chunks_exact_mut(dim).enumerate() {
+    let mut values = vec![0.0_f32; positions.len() * n_steps * dim];
+    let steps = positions.iter().flat_map(|&position| position..position + n_steps as u64);
+    for (position, row) in steps.zip(values.chunks_exact_mut(dim)) {
         let (cosines, sines) = row.split_at_mut(half);
         for ((cosine, sine), period) in cosines.iter_mut().zip(sines).zip(&periods) {
-            let angle = (position + step_idx as u64) as f32 / period;
+            let angle = position as f32 / period;
             (*sine, *cosine) = sin_cos(f64::from(angle));
         }
     }
-    Ok(Tensor::from_vec(values, (1, n_steps, dim), &Device::Cpu)?.to_device(device)?)
+    Ok(Tensor::from_vec(values, (positions.len(), n_steps, dim), &Device::Cpu)?.to_device(device)?)
 }
 
 /// 10000 to the power of a number in 0..=1, in operations that are the same on every machine: powers
@@ -441,4 +441,4 @@ fn power_of_max_period(exponent: f32) -> f32 {
 
 #[cfg(test)]
 #[path = "model_tests.rs"]
-mod tests;
+pub(crate) mod tests;

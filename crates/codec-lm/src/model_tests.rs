@@ -3,19 +3,18 @@
 use super::*;
 use crate::generate::{Generator, Options, carry_on};
 use crate::pattern::{Pattern, Tokens};
-use crate::predict::LanguageModel;
+use crate::predict::{LanguageModel, Opening};
 use crate::sampling::{Sampler, Sampling};
+use crate::train::NO_TENSORS;
 use candle_core::DType;
 use codec_core::{CodeLayout, CodebookSpec, Codes};
 use codec_nn::weights::Variables;
 use codec_train::rng::Rng;
 
-const EMPTY_FILE: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
-
 /// A model whose tensors are random, and its variables if it trains.
 pub(crate) fn random(config: &ModelConfig, seed: u64, trains: bool) -> (Model, Variables) {
     let variables = Variables::seeded(&Device::Cpu, seed);
-    let empty = Weights::from_bytes(EMPTY_FILE.to_vec(), &Device::Cpu).unwrap();
+    let empty = Weights::from_bytes(NO_TENSORS.to_vec(), &Device::Cpu).unwrap();
     let live = Model::new(config, &empty.trained(&variables)).unwrap();
     // Biases and gains that do something.
     for (name, var) in variables.all() {
@@ -225,6 +224,42 @@ fn costs_are_those_of_the_predictions_step_by_step() {
 }
 
 #[test]
+fn sequences_read_together_have_the_bits_of_each_alone() {
+    for config in configs() {
+        let (model, _) = random(&config, 5, false);
+        let layout = config.layout().unwrap();
+        let tokens = |n_frames, seed| model.arrangement().encode(&codes(&layout, n_frames, seed)).unwrap();
+        // One has read more than the context, one a little, one nothing.
+        let (long, short, more) = (tokens(20, 1), tokens(4, 2), tokens(12, 3));
+        let class = (!config.classes.is_empty()).then_some(1);
+        let openings = [
+            Opening { class, steps: long.values() },
+            Opening { class: None, steps: short.values() },
+            Opening::default(),
+        ];
+        let mut alone: Vec<_> =
+            openings.iter().map(|opening| model.begin_together(&[*opening]).unwrap()).collect();
+        let mut together = model.begin_together(&openings).unwrap();
+        let n_streams = more.n_streams();
+        let (steps, rest) = more.values().split_at(5 * n_streams);
+        for step in steps.chunks(n_streams) {
+            for stream_idx in 0..n_streams {
+                let known = &step[..stream_idx];
+                let want = alone.iter_mut().map(|reader| reader.logits(known).unwrap());
+                let want = want.collect::<Vec<_>>().concat();
+                assert_eq!(together.logits(known).unwrap(), want, "{:?}", config.pattern);
+            }
+            together.read(step).unwrap();
+            alone.iter_mut().for_each(|reader| reader.read(step).unwrap());
+        }
+        let want: Vec<Vec<f64>> = alone.iter_mut().map(|reader| reader.costs(rest).unwrap()).collect();
+        assert_eq!(together.costs(rest).unwrap(), want.concat(), "{:?}", config.pattern);
+        assert!(want[0] != want[1] && want[1] != want[2]);
+        assert!(matches!(model.begin_together(&[]), Err(Error::Shape { .. })));
+    }
+}
+
+#[test]
 fn generation_keeps_its_prompt_and_depends_on_the_seed() {
     for config in configs() {
         let (model, _) = random(&config, 6, false);
@@ -288,13 +323,16 @@ fn guidance_moves_away_from_what_is_not_guided() {
     assert_ne!(make(Some(0), 1.0).unwrap(), make(Some(1), 1.0).unwrap());
     assert_ne!(make(Some(0), 1.0).unwrap(), make(Some(0), 3.0).unwrap());
     assert_ne!(make(None, 1.0).unwrap(), make(None, 3.0).unwrap());
+    // Beyond some guidance logits lose their meaning, and no number is none.
+    for odd in [f64::NAN, f64::INFINITY, -2e3] {
+        assert!(matches!(make(Some(0), odd), Err(crate::Error::Config { field: "guidance", .. })));
+    }
     // Without guidance what is not guided alone decides.
     assert_eq!(make(Some(0), 0.0).unwrap(), make(None, 1.0).unwrap());
     let nothing = Codes::empty(config.layout().unwrap());
     assert!(matches!(carry_on(&model, &nothing, 1, options(1, None, 2.0)), Err(Error::Config { .. })));
     assert!(make(Some(9), 1.0).is_err());
-    assert!(matches!(model.config().class("noise"), Err(Error::Config { .. })));
-    assert_eq!(model.config().class("music").unwrap(), 1);
+    assert_eq!((model.class_idx("music"), model.class_idx("noise")), (Some(1), None));
 }
 
 #[test]
@@ -311,6 +349,11 @@ fn what_does_not_fit_is_refused() {
     let other = Codes::empty(CodeLayout::uniform(2, 4).unwrap());
     assert!(matches!(carry_on(&model, &other, 1, options(1, None, 1.0)), Err(Error::Mismatch { .. })));
     assert!(model.begin(Some(0)).is_err());
+    // Two codebooks and settings for three.
+    let sampler = Sampler::new(vec![Sampling::GREEDY; 3], 1).unwrap();
+    let prompt = codes(&config.layout().unwrap(), 3, 1);
+    let refused = carry_on(&model, &prompt, 1, Options { sampler, ..options(1, None, 1.0) });
+    assert!(matches!(refused, Err(Error::Config { field: "sampler", .. })));
 }
 
 #[test]

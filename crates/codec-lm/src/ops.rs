@@ -127,8 +127,7 @@ pub(crate) fn cost(logits: &Tensor, segments: &[Range<usize>], targets: Vec<u32>
     Ok(Tensor::stack(&costs.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
-/// The natural logarithms of the probabilities that logits give, and the probabilities themselves in place
-/// of the logits.
+/// The natural logarithm of the probability that logits give to a target; they become probabilities.
 pub(crate) fn log_probability(logits: &mut [f32], target: usize) -> Result<f64> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let own = logits.get(target).copied().unwrap_or(f32::NEG_INFINITY);

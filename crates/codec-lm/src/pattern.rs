@@ -403,12 +403,17 @@ impl Arrangement {
     }
 
     pub(crate) fn check_layout(&self, layout: &CodeLayout) -> Result<()> {
-        if layout != self.layout.as_ref() {
-            let (left, right) = (layout.to_string(), self.layout.to_string());
-            return Err(Error::Mismatch { what: "layout of the codes", left, right });
-        }
-        Ok(())
+        check_same_layout(&self.layout, layout)
     }
+}
+
+/// Refuses codes of another layout than those before.
+pub(crate) fn check_same_layout(expected: &CodeLayout, actual: &CodeLayout) -> Result<()> {
+    if expected != actual {
+        let (left, right) = (expected.to_string(), actual.to_string());
+        return Err(Error::Mismatch { what: "layout of the codes", left, right });
+    }
+    Ok(())
 }
 
 fn checked(delays: &[usize], expected: usize) -> Result<Vec<usize>> {

@@ -36,10 +36,12 @@ impl Sampling {
     /// [`Error::Config`].
     pub fn check(&self) -> Result<()> {
         if !self.temperature.is_finite() || self.temperature < 0.0 {
-            return Err(Error::config("temperature", format!("{} is below 0", self.temperature)));
+            let why = format!("{} is not a number from 0 on", self.temperature);
+            return Err(Error::config("temperature", why));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::config("top_p", format!("{} is not in 0..=1, 0 excluded", self.top_p)));
+            let why = format!("{} is not above 0 and at most 1", self.top_p);
+            return Err(Error::config("top_p", why));
         }
         Ok(())
     }
@@ -64,6 +66,11 @@ impl Sampler {
         }
         settings.iter().try_for_each(Sampling::check)?;
         Ok(Self { settings, seed })
+    }
+
+    /// How many codebooks have settings of their own.
+    pub fn n_settings(&self) -> usize {
+        self.settings.len()
     }
 
     /// The default settings for all codebooks.

@@ -116,8 +116,8 @@ impl Saved {
         };
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let format = |why: String| Error::Format { path: path.to_owned(), why };
-        let (_, metadata) =
-            safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
+            .map_err(|e| format(format!("is not a checkpoint: {e}")))?;
         let text = metadata.metadata().as_ref().and_then(|texts| texts.get(STATE_KEY));
         let text = text.ok_or_else(|| format("is not a checkpoint of codec-train".to_owned()))?;
         let state: State = serde_json::from_str(text).map_err(|e| format(e.to_string()))?;

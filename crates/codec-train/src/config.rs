@@ -104,6 +104,19 @@ pub struct SourceConfig {
     pub weight: f64,
 }
 
+impl SourceConfig {
+    /// Refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(&self) -> Result<()> {
+        if !is_from_zero(self.weight) {
+            return Err(Error::config("data.sources.weight", "must be 0 or above"));
+        }
+        Ok(())
+    }
+}
+
 /// How codes are learnt.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -300,6 +313,35 @@ impl Default for OptimizerConfig {
     }
 }
 
+impl OptimizerConfig {
+    /// Refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field: &'static str, why: &str| Err(Error::config(field, why));
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return refuse("optimizer.learning_rate", "must be above 0");
+        }
+        if !(0.0..=1.0).contains(&self.final_share) {
+            return refuse("optimizer.final_share", "lies in 0..=1");
+        }
+        if !self.betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
+            return refuse("optimizer.betas", "lie in 0..1");
+        }
+        if !is_from_zero(self.weight_decay) {
+            return refuse("optimizer.weight_decay", "must be 0 or above");
+        }
+        if !is_from_zero(self.clip) {
+            return refuse("optimizer.clip", "must be 0 or above");
+        }
+        if !(0.0..1.0).contains(&self.average) {
+            return refuse("optimizer.average", "lies in 0..1");
+        }
+        Ok(())
+    }
+}
+
 /// How long, and what is written when.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -318,6 +360,19 @@ pub struct ScheduleConfig {
     /// Steps between two validations; 0 for one at the end.
     #[serde(default)]
     pub validate_every: u64,
+}
+
+impl ScheduleConfig {
+    /// Refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn check(&self) -> Result<()> {
+        if self.steps == 0 || self.log_every == 0 || self.checkpoint_every == 0 {
+            return Err(Error::config("schedule", "needs steps"));
+        }
+        Ok(())
+    }
 }
 
 /// How progress is judged.
@@ -369,6 +424,7 @@ impl RunConfig {
         if self.data.sources.is_empty() {
             return refuse("data.sources", "is empty");
         }
+        self.data.sources.iter().try_for_each(SourceConfig::check)?;
         if self.data.batch_size == 0 || !(0.0..=600.0).contains(&self.data.crop_seconds) {
             return refuse("data", "needs a batch and a crop of at most 600 seconds");
         }
@@ -380,18 +436,9 @@ impl RunConfig {
                 return refuse(field, "lies in 0..=1");
             }
         }
-        let optimizer = &self.optimizer;
-        if !(optimizer.learning_rate > 0.0 && optimizer.learning_rate.is_finite()) {
-            return refuse("optimizer.learning_rate", "must be above 0");
-        }
-        if !optimizer.betas.iter().all(|beta| decay.contains(beta)) {
-            return refuse("optimizer.betas", "lie in 0..1");
-        }
-        if !probability.contains(&optimizer.final_share) {
-            return refuse("optimizer.final_share", "lies in 0..=1");
-        }
-        if !decay.contains(&self.quantizer.decay) || !decay.contains(&self.optimizer.average) {
-            return refuse("quantizer.decay", "and optimizer.average lie in 0..1");
+        self.optimizer.check()?;
+        if !decay.contains(&self.quantizer.decay) {
+            return refuse("quantizer.decay", "lies in 0..1");
         }
         if self.loss.windows.len() != self.loss.mel_bands.len() {
             return refuse("loss.mel_bands", "must be as many as loss.windows");
@@ -399,11 +446,12 @@ impl RunConfig {
         if self.loss.windows.iter().any(|&window| window < 8 || window % 4 != 0) {
             return refuse("loss.windows", "must be multiples of 4, from 8 on");
         }
-        if self.schedule.steps == 0 || self.schedule.log_every == 0 || self.schedule.checkpoint_every == 0 {
-            return refuse("schedule", "needs steps");
-        }
-        Ok(())
+        self.schedule.check()
     }
+}
+
+fn is_from_zero(x: f64) -> bool {
+    x >= 0.0 && x.is_finite()
 }
 
 fn one() -> f64 {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum, value_parser};
 use codec_train::StepReport;
 use codec_train::Trainer;
 use codec_train::checkpoint::Saved;
@@ -10,6 +10,8 @@ use codec_train::config::RunConfig;
 use codec_train::run::{Outcome, Watch, export, run};
 use codec_train::validation::{Report, Validator};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,12 +25,14 @@ const INTERRUPTED: u8 = 130;
 #[derive(Debug, Parser)]
 #[command(name = "codec-train", version, max_term_width = 100)]
 struct Cli {
+    #[command(flatten)]
+    say: Say,
     /// Where tensors live.
     #[arg(long, global = true, value_enum, default_value_t = DeviceKind::Cpu)]
     device: DeviceKind,
     /// Number of threads [default: all cores]. It never changes a result on the CPU.
-    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS")]
-    threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
@@ -70,9 +74,6 @@ enum Command {
     Validate {
         /// The run's folder, or one of its checkpoints.
         run: PathBuf,
-        /// Print the scores as JSON.
-        #[arg(long)]
-        json: bool,
     },
 }
 
@@ -87,16 +88,74 @@ enum DeviceKind {
     Metal,
 }
 
+/// What is said, and how.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Say {
+    /// Print results as JSON, one object per line.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print errors only: no notes, no progress.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+impl Say {
+    /// A result: a line for people, or one JSON object.
+    fn result(self, text: impl FnOnce() -> String, json: &impl Serialize) -> Result<()> {
+        let line = if self.json { serde_json::to_string(json)? } else { text() };
+        if self.quiet && !self.json {
+            return Ok(());
+        }
+        match writeln!(std::io::stdout(), "{line}") {
+            // Who reads stdout has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            written => Ok(written?),
+        }
+    }
+
+    /// Something that the user should know, on stderr.
+    fn note(self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+}
+
+fn say(text: &str) {
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// How `train` and `resume` ended.
+#[derive(Serialize)]
+struct Ended<'a> {
+    run: &'a Path,
+    /// Steps done.
+    step: u64,
+    /// The finished model.
+    model: Option<&'a Path>,
+    /// What a run that was stopped goes on from.
+    checkpoint: Option<&'a Path>,
+}
+
+/// What `export` wrote.
+#[derive(Serialize)]
+struct Exported<'a> {
+    output: &'a Path,
+    half: bool,
+}
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let level = if cli.say.quiet { "error" } else { "warn" };
+    let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     match start(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -109,7 +168,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
         }
     })?;
     if let Some(threads) = cli.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     let device = match cli.device {
         DeviceKind::Cpu => Device::Cpu,
@@ -118,6 +177,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
             Device::new_metal(0).context("no Metal device; build with `--features metal`")?
         }
     };
+    let say = cli.say;
     match cli.command {
         Command::Train { config, overwrite } => {
             let config = RunConfig::open(&config)?;
@@ -125,27 +185,31 @@ fn start(cli: Cli) -> Result<ExitCode> {
             let trainer = Trainer::new(config, &device)?;
             // Only now that the new run can begin.
             old.iter().try_for_each(std::fs::remove_file).context("removing the old run")?;
-            train(trainer, &device)
+            train(trainer, &device, say)
         }
         Command::Resume { run, steps, learning_rate } => {
             let (saved, mut config) = open(&run, &device)?;
             config.schedule.steps = steps.unwrap_or(config.schedule.steps);
+            let (step, steps) = (saved.state.step, config.schedule.steps);
+            if steps < step {
+                bail!("--steps {steps}: the checkpoint is at step {step} already");
+            }
             config.optimizer.learning_rate = learning_rate.unwrap_or(config.optimizer.learning_rate);
             let output = config.output.clone();
             let trainer = Trainer::resume(&saved, config, &device)?;
             for aside in saved.set_later_aside(&output)? {
-                eprintln!("a checkpoint of a later step is set aside: {}", aside.display());
+                say.note(&format!("a checkpoint of a later step is set aside: {}", aside.display()));
             }
-            train(trainer, &device)
+            train(trainer, &device, say)
         }
         Command::Export { run, output, half } => {
             let (saved, config) = open(&run, &device)?;
             let dtype = if half { DType::F16 } else { DType::F32 };
             export(&Trainer::resume(&saved, config, &device)?, &output, dtype)?;
-            println!("{}", output.display());
+            say.result(|| output.display().to_string(), &Exported { output: &output, half })?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Validate { run, json } => {
+        Command::Validate { run } => {
             let (saved, config) = open(&run, &device)?;
             let trainer = Trainer::resume(&saved, config, &device)?;
             let validator = Validator::new(&trainer.config().validation, trainer.info().audio)?;
@@ -153,11 +217,7 @@ fn start(cli: Cli) -> Result<ExitCode> {
                 bail!("the run's configuration names no clips under [validation]");
             }
             let report = validator.judge(trainer.export(DType::F32)?, &device)?;
-            if json {
-                println!("{}", serde_json::to_string(&report)?);
-            } else {
-                println!("{}", report.line());
-            }
+            say.result(|| report.line(), &report)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -191,19 +251,24 @@ fn old_run(output: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     Ok(checkpoints)
 }
 
-fn train(mut trainer: Trainer, device: &Device) -> Result<ExitCode> {
+fn train(mut trainer: Trainer, device: &Device, say: Say) -> Result<ExitCode> {
     codec_kernels::keep_freed_memory();
-    let mut watch = Terminal::new(&trainer);
-    eprintln!("{} clips; log and page in {}", trainer.library().n_clips(), trainer.config().output.display());
+    let folder = trainer.config().output.clone();
+    let mut watch = Terminal::new(&trainer, say);
+    say.note(&format!("{} clips; log and page in {}", trainer.library().n_clips(), folder.display()));
     let outcome = run(&mut trainer, device, &mut watch);
     watch.bar.finish_and_clear();
+    let (run, step) = (folder.as_path(), trainer.step());
     match outcome? {
-        Outcome::Finished(folder) => {
-            println!("{}", folder.display());
+        Outcome::Finished(model) => {
+            let ended = Ended { run, step, model: Some(&model), checkpoint: None };
+            say.result(|| model.display().to_string(), &ended)?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Stopped(path) => {
-            eprintln!("stopped; {} stands", path.display());
+            say.note(&format!("stopped; go on with `codec-train resume {}`", folder.display()));
+            let ended = Ended { run, step, model: None, checkpoint: Some(&path) };
+            say.result(|| path.display().to_string(), &ended)?;
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
@@ -212,28 +277,20 @@ fn train(mut trainer: Trainer, device: &Device) -> Result<ExitCode> {
 /// The progress of a run on a terminal.
 struct Terminal {
     bar: ProgressBar,
+    say: Say,
     began: Instant,
     audio_seconds: f64,
-    is_hidden: bool,
 }
 
 impl Terminal {
-    fn new(trainer: &Trainer) -> Self {
-        let bar = ProgressBar::new(trainer.config().schedule.steps);
+    fn new(trainer: &Trainer, say: Say) -> Self {
+        let n_steps = trainer.config().schedule.steps;
+        let bar = if say.quiet { ProgressBar::hidden() } else { ProgressBar::new(n_steps) };
         bar.set_position(trainer.step());
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta_precise} left, {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.reset_eta();
-        let is_hidden = bar.is_hidden();
-        Self { bar, began: Instant::now(), audio_seconds: 0.0, is_hidden }
-    }
-
-    fn say(&self, text: &str) {
-        if self.is_hidden {
-            eprintln!("{text}");
-        } else {
-            self.bar.println(text);
-        }
+        Self { bar, say, began: Instant::now(), audio_seconds: 0.0 }
     }
 }
 
@@ -247,7 +304,7 @@ impl Watch for Terminal {
     }
 
     fn validated(&mut self, step: u64, report: &Report) {
-        self.say(&format!("step {step}: {}", report.line()));
+        self.bar.suspend(|| self.say.note(&format!("step {step}: {}", report.line())));
     }
 
     fn saved(&mut self, path: &Path) {

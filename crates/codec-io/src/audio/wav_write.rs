@@ -1,9 +1,9 @@
-//! Writing WAV: streaming, atomic, never wrapping a sample.
+//! Writing WAV: streaming, atomic or growing, never wrapping a sample.
 
 use crate::atomic::AtomicFile;
 use crate::error::{Error, Result};
 use codec_core::{AudioBuffer, AudioSpec};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -33,8 +33,13 @@ pub struct WavSummary {
 
 /// Writes a WAV file piece by piece.
 ///
-/// A file appears under its name only when [`WavWriter::finish`] has returned: until then the
-/// samples go to a temporary file beside it, which is removed when the writer is dropped.
+/// | made by | what others see before [`WavWriter::finish`] | sizes in the header |
+/// | --- | --- | --- |
+/// | [`WavWriter::create`] | nothing: the samples go to a temporary file beside it, which is removed when the writer is dropped | those of the samples |
+/// | [`WavWriter::create_growing`] | the samples so far | 0xFFFFFFFF, at the end those of the samples |
+/// | [`WavWriter::to_stream`] | the samples so far | 0xFFFFFFFF |
+///
+/// A size of 0xFFFFFFFF means "to the end" to most readers.
 /// A file beyond 4 GiB becomes RF64; the place for its sizes is reserved in every file.
 ///
 /// # Rounding
@@ -62,8 +67,16 @@ pub struct WavWriter {
 }
 
 enum Sink {
-    File { file: AtomicFile, path: PathBuf },
+    Whole { file: AtomicFile, path: PathBuf },
+    Growing { file: File, path: PathBuf },
     Stream(Box<dyn Write + Send>),
+}
+
+impl Sink {
+    /// Whether the header can be written again.
+    fn is_seekable(&self) -> bool {
+        !matches!(self, Self::Stream(_))
+    }
 }
 
 impl std::fmt::Debug for WavWriter {
@@ -85,19 +98,37 @@ impl WavWriter {
     pub fn create(path: impl AsRef<Path>, spec: AudioSpec, format: WavFormat) -> Result<Self> {
         let path = path.as_ref();
         check_spec(spec, format)?;
-        let failed = |source| Error::File { what: "cannot create", path: path.to_owned(), source };
-        // A pipe has no place to go back to.
-        let sink = if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-            let pipe = OpenOptions::new().write(true).open(path).map_err(failed)?;
-            Sink::Stream(Box::new(BufWriter::new(pipe)))
-        } else {
-            Sink::File { file: AtomicFile::create(path).map_err(failed)?, path: path.to_owned() }
+        let sink = match pipe(path)? {
+            Some(pipe) => pipe,
+            None => {
+                let file = AtomicFile::create(path).map_err(cannot_create(path))?;
+                Sink::Whole { file, path: path.to_owned() }
+            }
         };
         Self::start(sink, spec, format)
     }
 
-    /// Starts a stream that cannot go back, such as stdout: its sizes are 0xFFFFFFFF, which
-    /// means "to the end" to most readers.
+    /// Starts a file that others can read while it grows: it stands at `path` at once, in the
+    /// place of what was there, and every piece is handed to the system as it comes.
+    ///
+    /// Where nobody calls [`WavWriter::finish`] the file keeps the samples so far, without sizes.
+    ///
+    /// # Errors
+    /// As [`WavWriter::create`].
+    pub fn create_growing(path: impl AsRef<Path>, spec: AudioSpec, format: WavFormat) -> Result<Self> {
+        let path = path.as_ref();
+        check_spec(spec, format)?;
+        let sink = match pipe(path)? {
+            Some(pipe) => pipe,
+            None => {
+                let file = File::create(path).map_err(cannot_create(path))?;
+                Sink::Growing { file, path: path.to_owned() }
+            }
+        };
+        Self::start(sink, spec, format)
+    }
+
+    /// Starts a stream that cannot go back, such as stdout: its sizes stay 0xFFFFFFFF.
     ///
     /// # Errors
     /// [`Error::Io`] when the header cannot be written, [`Error::Limit`] and [`Error::Core`] as
@@ -108,17 +139,14 @@ impl WavWriter {
     }
 
     fn start(sink: Sink, spec: AudioSpec, format: WavFormat) -> Result<Self> {
-        let sizes = match sink {
-            Sink::File { .. } => Sizes::Known { n_samples: 0 },
-            Sink::Stream(_) => Sizes::Unknown,
-        };
-        let mut writer = Self { sink, spec, format, summary: WavSummary::default(), raw: Vec::new() };
-        writer.raw = header(spec, format, sizes);
+        let n_samples = matches!(sink, Sink::Whole { .. }).then_some(0);
+        let raw = header(spec, format, n_samples, sink.is_seekable());
+        let mut writer = Self { sink, spec, format, summary: WavSummary::default(), raw };
         writer.flush_raw(0)?;
         Ok(writer)
     }
 
-    /// Appends samples.
+    /// Appends samples; a stream gets them at once.
     ///
     /// # Errors
     /// [`Error::Spec`] when rate or channels differ, [`Error::NotFinite`] when a sample is NaN or
@@ -141,10 +169,11 @@ impl WavWriter {
         Ok(())
     }
 
-    /// Completes the header, waits until the data is on the disk and gives the file its name.
+    /// Completes the header of a file, waits until its data is on the disk and gives it its name.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] when the system refuses; nothing appears then.
+    /// [`Error::Io`] or [`Error::File`] when the system refuses; of [`WavWriter::create`] nothing
+    /// appears then.
     pub fn finish(mut self) -> Result<WavSummary> {
         let end = self.position();
         let n_data = self.n_data_bytes();
@@ -153,16 +182,19 @@ impl WavWriter {
             self.flush_raw(end)?;
         }
         let failed = |source| Error::Io { what: "cannot finish the file", offset: end, source };
-        match self.sink {
-            Sink::Stream(mut sink) => sink.flush().map_err(failed)?,
-            Sink::File { mut file, path } => {
-                let sizes = Sizes::Known { n_samples: self.summary.n_samples };
-                file.seek(SeekFrom::Start(0)).map_err(failed)?;
-                file.write_all(&header(self.spec, self.format, sizes)).map_err(failed)?;
-                let failed = |source| Error::File { what: "cannot complete", path, source };
-                file.commit().map_err(failed)?;
+        let header = header(self.spec, self.format, Some(self.summary.n_samples), true);
+        let (committed, path) = match self.sink {
+            Sink::Stream(mut sink) => return sink.flush().map_err(failed).map(|()| self.summary),
+            Sink::Whole { mut file, path } => {
+                write_at_start(&mut file, &header).map_err(failed)?;
+                (file.commit(), path)
             }
-        }
+            Sink::Growing { mut file, path } => {
+                write_at_start(&mut file, &header).map_err(failed)?;
+                (file.sync_all(), path)
+            }
+        };
+        committed.map_err(|source| Error::File { what: "cannot complete", path, source })?;
         Ok(self.summary)
     }
 
@@ -176,13 +208,15 @@ impl WavWriter {
     }
 
     fn position(&self) -> u64 {
-        header_len(self.format, matches!(self.sink, Sink::File { .. })) + self.n_data_bytes()
+        header_len(self.format, self.sink.is_seekable()) + self.n_data_bytes()
     }
 
     fn flush_raw(&mut self, offset: u64) -> Result<()> {
         let written = match &mut self.sink {
-            Sink::File { file, .. } => file.write_all(&self.raw),
-            Sink::Stream(sink) => sink.write_all(&self.raw),
+            Sink::Whole { file, .. } => file.write_all(&self.raw),
+            Sink::Growing { file, .. } => file.write_all(&self.raw),
+            // Who listens shall not wait until a buffer is full.
+            Sink::Stream(sink) => sink.write_all(&self.raw).and_then(|()| sink.flush()),
         };
         self.raw.clear();
         written.map_err(|source| Error::Io { what: "cannot write", offset, source })
@@ -203,11 +237,22 @@ impl WavFormat {
     }
 }
 
-/// What the header says about lengths.
-#[derive(Clone, Copy)]
-enum Sizes {
-    Known { n_samples: u64 },
-    Unknown,
+fn cannot_create(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    |source| Error::File { what: "cannot create", path: path.to_owned(), source }
+}
+
+/// What is neither a file nor a folder, such as a pipe, opened as it is: it has no place to go back to.
+fn pipe(path: &Path) -> Result<Option<Sink>> {
+    if !fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Ok(None);
+    }
+    let pipe = OpenOptions::new().write(true).open(path).map_err(cannot_create(path))?;
+    Ok(Some(Sink::Stream(Box::new(BufWriter::new(pipe)))))
+}
+
+fn write_at_start(file: &mut (impl Write + Seek), header: &[u8]) -> std::io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(header)
 }
 
 fn check_spec(spec: AudioSpec, format: WavFormat) -> Result<()> {
@@ -254,17 +299,16 @@ fn header_len(format: WavFormat, is_seekable: bool) -> u64 {
     12 + if is_seekable { 8 + u64::from(DS64_LEN) } else { 0 } + fmt_and_fact + 8
 }
 
-/// The bytes before the samples; every `Known` header of one format has the same length.
-fn header(spec: AudioSpec, format: WavFormat, sizes: Sizes) -> Vec<u8> {
+/// The bytes before the samples, of which there are `n_samples` where that is known; every seekable header of
+/// one format has the same length.
+fn header(spec: AudioSpec, format: WavFormat, n_samples: Option<u64>, is_seekable: bool) -> Vec<u8> {
     let block = block(spec, format);
     let is_float = format == WavFormat::Float32;
-    let (n_samples, is_seekable) = match sizes {
-        Sizes::Known { n_samples } => (n_samples, true),
-        Sizes::Unknown => (u64::MAX, false),
-    };
+    let is_known = n_samples.is_some();
+    let n_samples = n_samples.unwrap_or(u64::MAX);
     let data = n_samples.saturating_mul(block);
     let riff = (header_len(format, is_seekable) - 8).saturating_add(data).saturating_add(data % 2);
-    let is_long = is_seekable && riff > u64::from(u32::MAX);
+    let is_long = is_known && riff > u64::from(u32::MAX);
     // 0xFFFFFFFF stands for "see ds64" and for "unknown".
     let short = |size: u64| u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes();
     let mut out = Vec::new();
@@ -307,11 +351,11 @@ mod tests {
     #[test]
     fn header_lengths_agree() {
         for format in [WavFormat::Pcm16, WavFormat::Pcm24, WavFormat::Float32] {
-            for n_samples in [0, 1, 1 << 20, 1 << 33] {
-                let bytes = header(STEREO, format, Sizes::Known { n_samples });
+            for n_samples in [None, Some(0), Some(1), Some(1 << 20), Some(1 << 33)] {
+                let bytes = header(STEREO, format, n_samples, true);
                 assert_eq!(bytes.len() as u64, header_len(format, true));
             }
-            let bytes = header(STEREO, format, Sizes::Unknown);
+            let bytes = header(STEREO, format, None, false);
             assert_eq!(bytes.len() as u64, header_len(format, false));
         }
     }
@@ -320,9 +364,9 @@ mod tests {
     #[test]
     fn rf64_begins_where_riff_ends() {
         let largest = (u64::from(u32::MAX) - 72) / 4;
-        let bytes = header(STEREO, WavFormat::Pcm16, Sizes::Known { n_samples: largest });
+        let bytes = header(STEREO, WavFormat::Pcm16, Some(largest), true);
         assert_eq!(bytes[..4], *b"RIFF");
-        let bytes = header(STEREO, WavFormat::Pcm16, Sizes::Known { n_samples: largest + 1 });
+        let bytes = header(STEREO, WavFormat::Pcm16, Some(largest + 1), true);
         assert_eq!(bytes[..8], *b"RF64\xFF\xFF\xFF\xFF");
         assert_eq!(bytes[12..16], *b"ds64");
         let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());

@@ -2,15 +2,17 @@
 
 use super::models::{CodecArgs, LmArgs};
 use super::prompt;
-use crate::{Global, INTERRUPTED, is_stopping};
+use crate::report::Reporter;
+use crate::{INTERRUPTED, is_stopping, watch_for_stop};
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioBuffer, Codec, Codes, Decoder};
-use codec_io::{WavFormat, WavWriter};
+use codec_io::atomic::remove_stale;
+use codec_io::{AudioReader, WavFormat, WavWriter};
 use codec_lm::LanguageModel;
 use codec_lm::generate::{Generator, Options};
 use codec_lm::sampling::{Sampler, Sampling};
 use serde::Serialize;
-use std::fs::File;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use std::time::Instant;
 const STD: &str = "-";
 /// Frames that are decoded together while audio is streamed, and while it is not.
 const FRAMES: [usize; 2] = [4, 50];
+/// Shortest prompt and output.
+const MIN_SECONDS: f64 = 0.001;
 /// Longest prompt and output: a day.
 const MAX_SECONDS: f64 = 86_400.0;
 
@@ -31,12 +35,13 @@ const MAX_SECONDS: f64 = 86_400.0;
   codec-lm continue prompt.wav                       writes prompt-continued.wav
   codec-lm continue prompt.mp3 -o out.wav --seconds 10 --seed 7
   codec-lm continue prompt.flac --stream | aplay     plays while it is made
+  codec-lm continue prompt.wav --stream -o out.wav   out.wav can be played while it grows
   codec-lm continue prompt.wav --lm runs/speech/model --codec my-codec --temperature 1,0.9,0.8")]
 pub(crate) struct ContinueArgs {
     /// Audio of any format, rate and number of channels; - for stdin.
     prompt: PathBuf,
     /// Seconds at the prompt's end that are listened to.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, allow_negative_numbers = true)]
     prompt_seconds: f64,
     /// Write the prompt, as the codec hears it, in front.
     #[arg(long)]
@@ -63,7 +68,11 @@ struct Common {
     /// Seconds to make.
     #[arg(short, long, default_value_t = 5.0, allow_negative_numbers = true)]
     seconds: f64,
-    /// Let audio out while it is being made.
+    /// Let audio out while it is being made: to stdout, or into the file of -o.
+    ///
+    /// Without it a file appears when it is whole. With it the file stands there from the start, in the
+    /// place of what was there, and others can read it while it grows; its header says how long it is only
+    /// when it is finished, which Ctrl-C does early. The header of a stream never says it.
     #[arg(long)]
     stream: bool,
     /// Everything random follows from it.
@@ -82,8 +91,9 @@ struct Common {
     /// A class that the model was trained on.
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
-    /// How far to move away from what comes without class or prompt; 1 for not at all. It doubles the time.
-    #[arg(long, default_value_t = 1.0)]
+    /// How far to move away from what comes without class or prompt; 1 for not at all. It takes half as
+    /// long again.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
     #[command(flatten)]
     lm: LmArgs,
@@ -104,16 +114,21 @@ struct Outcome {
     speed: f64,
 }
 
-pub(crate) fn carry_on(args: &ContinueArgs, global: &Global) -> Result<ExitCode> {
-    if !(args.prompt_seconds > 0.0 && args.prompt_seconds <= MAX_SECONDS) {
-        bail!("--prompt-seconds {}: must be above 0 and at most {MAX_SECONDS}", args.prompt_seconds);
-    }
+pub(crate) fn carry_on(args: &ContinueArgs, reporter: Reporter) -> Result<ExitCode> {
+    check_seconds("--prompt-seconds", args.prompt_seconds)?;
     let prompt = Some(Prompt { path: &args.prompt, seconds: args.prompt_seconds, is_kept: args.with_prompt });
-    make(&args.common, prompt, global)
+    make(&args.common, prompt, reporter)
 }
 
-pub(crate) fn sample(args: &SampleArgs, global: &Global) -> Result<ExitCode> {
-    make(&args.common, None, global)
+pub(crate) fn sample(args: &SampleArgs, reporter: Reporter) -> Result<ExitCode> {
+    make(&args.common, None, reporter)
+}
+
+fn check_seconds(name: &str, seconds: f64) -> Result<()> {
+    if !(MIN_SECONDS..=MAX_SECONDS).contains(&seconds) {
+        bail!("{name} {seconds}: must be {MIN_SECONDS} to {MAX_SECONDS}");
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -124,8 +139,10 @@ struct Prompt<'a> {
 }
 
 impl Common {
-    fn options(&self, model: &dyn LanguageModel) -> Result<Options> {
-        let n = self.temperature.len().max(self.top_k.len()).max(self.top_p.len());
+    /// What is asked for, as far as it does not depend on the model: without the class.
+    fn options(&self, has_prompt: bool) -> Result<Options> {
+        check_seconds("--seconds", self.seconds)?;
+        let n = self.lists().map(|(_, n)| n).into_iter().max().unwrap_or(0);
         fn nth<T: Copy>(all: &[T], i: usize, otherwise: T) -> T {
             all.get(i).or(all.last()).copied().unwrap_or(otherwise)
         }
@@ -135,19 +152,40 @@ impl Common {
             top_k: nth(&self.top_k, i, usual.top_k),
             top_p: nth(&self.top_p, i, usual.top_p),
         };
+        let sampler = Sampler::new((0..n).map(setting).collect(), self.seed)?;
+        let options = Options { sampler, class: None, guidance: self.guidance, end: None };
+        options.check()?;
+        if options.is_guided() && !has_prompt && self.class.is_none() {
+            bail!("--guidance {}: needs a --class to guide by", self.guidance);
+        }
+        Ok(options)
+    }
+
+    /// The lists with a value for each codebook, and how long they are.
+    fn lists(&self) -> [(&'static str, usize); 3] {
+        [
+            ("--temperature", self.temperature.len()),
+            ("--top-k", self.top_k.len()),
+            ("--top-p", self.top_p.len()),
+        ]
+    }
+
+    /// Refuses lists that are longer than the model has codebooks, and finds the class.
+    fn fit(&self, options: Options, model: &dyn LanguageModel) -> Result<Options> {
+        let n_codebooks = model.arrangement().layout().n_codebooks();
+        for (name, n) in self.lists() {
+            if n > n_codebooks {
+                bail!("{name}: has {n} values, but the language model has {n_codebooks} codebooks");
+            }
+        }
         let class = self.class.as_ref().map(|name| {
-            let found = model.classes().iter().position(|known| known == name);
-            found.map(|idx| idx as u32).with_context(|| {
-                let known = model.classes().join(", ");
-                format!("--class {name}: the model knows {}", if known.is_empty() { "none" } else { &known })
-            })
+            let known = || match model.classes() {
+                [] => format!("--class {name}: the language model has no classes"),
+                all => format!("--class {name}: the language model knows {}", all.join(", ")),
+            };
+            model.class_idx(name).with_context(known)
         });
-        Ok(Options {
-            sampler: Sampler::new((0..n).map(setting).collect(), self.seed)?,
-            class: class.transpose()?,
-            guidance: self.guidance,
-            end: None,
-        })
+        Ok(Options { class: class.transpose()?, ..options })
     }
 
     /// Where the audio goes; [`STD`] for stdout.
@@ -165,56 +203,30 @@ impl Common {
     }
 }
 
-fn make(args: &Common, prompt: Option<Prompt<'_>>, global: &Global) -> Result<ExitCode> {
-    if !(args.seconds > 0.0 && args.seconds <= MAX_SECONDS) {
-        bail!("--seconds {}: must be above 0 and at most {MAX_SECONDS}", args.seconds);
+/// Refuses a place where no audio can go, before anything is loaded.
+fn check_output(output: &Path, prompt: Option<&Path>) -> Result<()> {
+    let name = output.display();
+    if output == Path::new(STD) {
+        if std::io::stdout().is_terminal() {
+            bail!("stdout is a terminal, which cannot play audio: name a file with -o, or a player behind |");
+        }
+        return Ok(());
     }
-    let output = args.output(prompt.map(|prompt| prompt.path));
-    if let Some(prompt) = prompt
-        && is_same_file(prompt.path, &output)
-    {
-        bail!("{}: would be written over the prompt; name another place with -o", output.display());
+    if output.is_dir() {
+        bail!("{name}: is a folder; name a file in it");
     }
-    let model = args.lm.load()?;
-    let loaded = args.codec.load(model.codec(), global)?;
-    let codec = loaded.codec.as_ref();
-    let options = args.options(model.as_ref())?;
-    let audio = prompt.map(|prompt| hear(&prompt, model.as_ref(), codec)).transpose()?;
-    // From here on a listener waits.
-    let began = Instant::now();
-    let layout = model.arrangement().layout();
-    let codes = match &audio {
-        Some(audio) => codec.encode(audio, layout.n_codebooks())?,
-        None => Codes::empty(Arc::clone(layout)),
-    };
-    let outcome = write(args, prompt, &output, model.as_ref(), codec, &codes, options, began, global)?;
-    let to_stdout = output == Path::new(STD);
-    let line = if global.json {
-        serde_json::to_string(&outcome)?
-    } else {
-        let Outcome { seconds, prompt_seconds, seed, speed, .. } = &outcome;
-        let after = prompt.map_or(String::new(), |_| format!(" after {prompt_seconds:.2} s"));
-        let output = &outcome.output;
-        format!("{output}: {seconds:.2} s{after}, seed {seed}, {speed:.1} times as fast as it plays")
-    };
-    match to_stdout {
-        true => global.note(&line),
-        false if global.quiet && !global.json => {}
-        false => println!("{line}"),
+    let folder = folder_of(output);
+    if !folder.is_dir() {
+        bail!("{name}: there is no folder {}", folder.display());
     }
-    Ok(if is_stopping() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    if prompt.is_some_and(|prompt| is_same_file(prompt, output)) {
+        bail!("{name}: would be written over the prompt; name another place with -o");
+    }
+    Ok(())
 }
 
-/// The end of the prompt, as the codec takes it.
-fn hear(prompt: &Prompt<'_>, model: &dyn LanguageModel, codec: &dyn Codec) -> Result<AudioBuffer> {
-    let info = codec.info();
-    let layout = model.arrangement().layout();
-    let fits = info.layout.truncated(layout.n_codebooks()).is_ok_and(|own| own == **layout);
-    if !fits {
-        bail!("the language model reads {layout}, the codec {} writes {}", info.model, info.layout);
-    }
-    let block_len = info.hop_length as usize * info.layout.block_frames() as usize;
-    prompt::read(prompt.path, info.audio, prompt.seconds, block_len)
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether two paths lead to one file, by whatever names and links.
@@ -222,8 +234,165 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
     a != Path::new(STD) && matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
+fn make(args: &Common, prompt: Option<Prompt<'_>>, reporter: Reporter) -> Result<ExitCode> {
+    let options = args.options(prompt.is_some())?;
+    let output = args.output(prompt.map(|prompt| prompt.path));
+    check_output(&output, prompt.map(|prompt| prompt.path))?;
+    let reporter = reporter.beside_audio(output == Path::new(STD));
+    let reader = prompt.map(|prompt| prompt::open(prompt.path)).transpose()?;
+    let model = args.lm.load()?;
+    let options = args.fit(options, model.as_ref())?;
+    let loaded = args.codec.load(model.codec(), reporter)?;
+    let (model, codec) = (model.as_ref(), loaded.codec.as_ref());
+    check_codec(model, codec)?;
+
+    watch_for_stop();
+    let mut audio = None;
+    if let (Some(prompt), Some(reader)) = (prompt, reader) {
+        audio = Some(hear(prompt, reader, codec, reporter)?);
+    }
+    // What killed runs left there.
+    remove_stale(folder_of(&output));
+    let job = Job { args, prompt, output: &output, model, codec };
+    let outcome = job.run(audio.as_ref(), options, reporter)?;
+    reporter.result(|| outcome.text(), &outcome)?;
+    Ok(if is_stopping() { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// Refuses a codec whose codes the language model does not read.
+fn check_codec(model: &dyn LanguageModel, codec: &dyn Codec) -> Result<()> {
+    let (info, layout) = (codec.info(), model.arrangement().layout());
+    if !info.layout.truncated(layout.n_codebooks()).is_ok_and(|own| own == **layout) {
+        bail!("the language model reads {layout}, the codec {} writes {}", info.model, info.layout);
+    }
+    Ok(())
+}
+
+/// The end of the prompt, as the codec takes it.
+fn hear(
+    prompt: Prompt<'_>,
+    mut reader: AudioReader,
+    codec: &dyn Codec,
+    reporter: Reporter,
+) -> Result<AudioBuffer> {
+    let info = codec.info();
+    let block_len = info.hop_length as usize * info.layout.block_frames() as usize;
+    let audio = prompt::read(&mut reader, prompt.path, info.audio, prompt.seconds, block_len)?;
+    let name = prompt.path.display();
+    if reader.is_truncated() {
+        reporter.note(&format!("{name}: the file is cut off; what is there was read"));
+    }
+    let n_corrupt = reader.n_corrupt_packets();
+    if n_corrupt > 0 {
+        reporter.note(&format!("{name}: {n_corrupt} damaged packet(s) were left out"));
+    }
+    Ok(audio)
+}
+
+/// What is made, of what, and where it goes.
+struct Job<'a> {
+    args: &'a Common,
+    prompt: Option<Prompt<'a>>,
+    output: &'a Path,
+    model: &'a dyn LanguageModel,
+    codec: &'a dyn Codec,
+}
+
+impl Job<'_> {
+    /// Writes what follows the end of a prompt, `audio`.
+    fn run(&self, audio: Option<&AudioBuffer>, options: Options, reporter: Reporter) -> Result<Outcome> {
+        let info = self.codec.info();
+        let (rate, hop) = (f64::from(info.audio.sample_rate), info.hop_length as usize);
+        let n_wanted = (self.args.seconds * rate).round() as usize;
+        let name = self.output.display().to_string();
+        let writer = self.open().with_context(|| name.clone())?;
+
+        // From here on a listener waits.
+        let began = Instant::now();
+        let layout = self.model.arrangement().layout();
+        let codes = match audio {
+            Some(audio) => {
+                let of = || self.prompt.map_or_else(String::new, |prompt| prompt.path.display().to_string());
+                self.codec.encode(audio, layout.n_codebooks()).with_context(of)?
+            }
+            None => Codes::empty(Arc::clone(layout)),
+        };
+        let keeps_prompt = self.prompt.is_some_and(|prompt| prompt.is_kept);
+        let n_prompt = codes.n_frames() * hop;
+        let n_skip = if keeps_prompt { 0 } else { n_prompt };
+        let n_left = n_wanted + n_prompt - n_skip;
+        let mut sink = Sink { name: name.clone(), writer, n_skip, n_left, first: None };
+        self.generate(&codes, n_wanted.div_ceil(hop), options, &mut sink, reporter)?;
+        // What is not streamed appears whole or not at all.
+        if is_stopping() && !self.is_streamed() {
+            bail!("interrupted");
+        }
+        let took = began.elapsed().as_secs_f64();
+        let first = sink.first.map_or(took, |first| (first - began).as_secs_f64());
+        let n_out = sink.writer.finish().with_context(|| name.clone())?.n_samples as f64;
+        let seconds = n_out / rate - if keeps_prompt { n_prompt as f64 / rate } else { 0.0 };
+        Ok(Outcome {
+            prompt: self.prompt.map(|prompt| prompt.path.display().to_string()),
+            output: name,
+            prompt_seconds: n_prompt as f64 / rate,
+            seconds,
+            seed: self.args.seed,
+            first_audio_seconds: first,
+            speed: seconds / took.max(1e-9),
+        })
+    }
+
+    /// Whether others get to hear the audio while it is made.
+    fn is_streamed(&self) -> bool {
+        self.args.stream || self.output == Path::new(STD)
+    }
+
+    fn open(&self) -> codec_io::Result<WavWriter> {
+        let (spec, format) = (self.codec.info().audio, WavFormat::Pcm16);
+        if self.output == Path::new(STD) {
+            WavWriter::to_stream(Box::new(std::io::stdout()), spec, format)
+        } else if self.args.stream {
+            WavWriter::create_growing(self.output, spec, format)
+        } else {
+            WavWriter::create(self.output, spec, format)
+        }
+    }
+
+    /// Decodes the codes of a prompt and `n_frames` frames that carry on from them, or fewer after Ctrl-C.
+    fn generate(
+        &self,
+        codes: &Codes,
+        n_frames: usize,
+        options: Options,
+        sink: &mut Sink,
+        reporter: Reporter,
+    ) -> Result<()> {
+        let bar = reporter.bar("frames", n_frames as u64);
+        let mut decoder: Box<dyn Decoder + '_> = self.codec.decoder()?;
+        if !codes.is_empty() {
+            sink.push(&decoder.push(codes)?)?;
+        }
+        let mut generator = Generator::new(self.model, codes, options)?;
+        let at_once = if self.args.stream { FRAMES[0] } else { FRAMES[1] };
+        let mut n_made = 0;
+        while n_made < n_frames && !is_stopping() {
+            let mut frames = generator.next_frames()?;
+            while frames.n_frames() < at_once.min(n_frames - n_made) {
+                frames.append(&generator.next_frames()?)?;
+            }
+            n_made += frames.n_frames();
+            sink.push(&decoder.push(&frames)?)?;
+            bar.set_position(n_made as u64);
+        }
+        sink.push(&decoder.finish()?)?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
 /// Takes the samples of a stream that lie behind the prompt and before the end.
 struct Sink {
+    name: String,
     writer: WavWriter,
     n_skip: usize,
     n_left: usize,
@@ -237,78 +406,18 @@ impl Sink {
         self.n_skip -= start;
         self.n_left -= n;
         if n > 0 {
-            self.writer.write(&audio.slice(start..start + n))?;
+            self.writer.write(&audio.slice(start..start + n)).with_context(|| self.name.clone())?;
             self.first.get_or_insert_with(Instant::now);
         }
         Ok(())
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one caller hands on what it has found out")]
-fn write(
-    args: &Common,
-    prompt: Option<Prompt<'_>>,
-    output: &Path,
-    model: &dyn LanguageModel,
-    codec: &dyn Codec,
-    codes: &Codes,
-    options: Options,
-    began: Instant,
-    global: &Global,
-) -> Result<Outcome> {
-    let info = codec.info();
-    let (rate, hop) = (f64::from(info.audio.sample_rate), info.hop_length as usize);
-    let n_wanted = (args.seconds * rate).round() as usize;
-    let n_frames = n_wanted.div_ceil(hop);
-    let (to_stdout, n_prompt) = (output == Path::new(STD), codes.n_frames() * hop);
-    let name = || output.display().to_string();
-    let writer = if to_stdout {
-        WavWriter::to_stream(Box::new(std::io::stdout()), info.audio, WavFormat::Pcm16)
-    } else if args.stream {
-        let file = File::create(output).with_context(name)?;
-        WavWriter::to_stream(Box::new(file), info.audio, WavFormat::Pcm16)
-    } else {
-        WavWriter::create(output, info.audio, WavFormat::Pcm16)
-    };
-    let keeps_prompt = prompt.is_some_and(|prompt| prompt.is_kept);
-    let n_skip = if keeps_prompt { 0 } else { n_prompt };
-    let n_left = n_wanted + n_prompt - n_skip;
-    let mut sink = Sink { writer: writer.with_context(name)?, n_skip, n_left, first: None };
-    let bar = global.bar("frames", n_frames as u64);
-
-    let mut decoder: Box<dyn Decoder + '_> = codec.decoder()?;
-    if !codes.is_empty() {
-        sink.push(&decoder.push(codes)?)?;
+impl Outcome {
+    /// A line for people.
+    fn text(&self) -> String {
+        let Self { output, seconds, prompt_seconds, seed, speed, .. } = self;
+        let after = self.prompt.as_ref().map_or(String::new(), |_| format!(" after {prompt_seconds:.2} s"));
+        format!("{output}: {seconds:.2} s{after}, seed {seed}, {speed:.1} times as fast as it plays")
     }
-    let mut generator = Generator::new(model, codes, options)?;
-    let at_once = if args.stream { FRAMES[0] } else { FRAMES[1] };
-    let mut n_made = 0;
-    while n_made < n_frames && !is_stopping() {
-        let mut frames = generator.next_frames()?;
-        while frames.n_frames() < at_once.min(n_frames - n_made) {
-            frames.append(&generator.next_frames()?)?;
-        }
-        n_made += frames.n_frames();
-        sink.push(&decoder.push(&frames)?)?;
-        bar.set_position(n_made as u64);
-    }
-    // What is not streamed appears whole or not at all.
-    if is_stopping() && !args.stream && !to_stdout {
-        bail!("interrupted");
-    }
-    sink.push(&decoder.finish()?)?;
-    bar.finish_and_clear();
-    let took = began.elapsed().as_secs_f64();
-    let first = sink.first.map_or(took, |first| (first - began).as_secs_f64());
-    let n_out = sink.writer.finish().with_context(name)?.n_samples as f64;
-    let seconds = n_out / rate - if keeps_prompt { n_prompt as f64 / rate } else { 0.0 };
-    Ok(Outcome {
-        prompt: prompt.map(|prompt| prompt.path.display().to_string()),
-        output: output.display().to_string(),
-        prompt_seconds: n_prompt as f64 / rate,
-        seconds,
-        seed: args.seed,
-        first_audio_seconds: first,
-        speed: seconds / took.max(1e-9),
-    })
 }

@@ -1,14 +1,15 @@
 //! `eval`.
 
 use super::models::{CodecArgs, LmArgs};
-use crate::Global;
-use anyhow::{Result, bail};
+use crate::report::Reporter;
+use anyhow::{Context, Result, bail};
 use codec_lm::baseline::Baseline;
 use codec_lm::corpus::{Columns, Corpus, Tokenizer};
-use codec_lm::judge::judge;
+use codec_lm::judge::{Report, Totals, judge};
 use codec_train::config::SourceConfig;
+use codec_train::data::is_manifest;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,12 +28,12 @@ pub(crate) struct Args {
     /// Count codes in these token files or audio for the baselines.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     counts_from: Vec<PathBuf>,
-    /// Frames to judge by at most, evenly from all inputs.
-    #[arg(long, value_name = "N", default_value_t = usize::MAX)]
-    frames: usize,
+    /// Frames to judge by at most, evenly from the beginnings of all recordings [default: all].
+    #[arg(long, value_name = "N")]
+    frames: Option<NonZeroUsize>,
     /// Only clips of a manifest whose column has this value.
-    #[arg(long, value_name = "COLUMN=VALUE")]
-    only: Vec<String>,
+    #[arg(long, value_name = "COLUMN=VALUE", value_parser = pair)]
+    only: Vec<(String, String)>,
     #[command(flatten)]
     lm: LmArgs,
     #[command(flatten)]
@@ -42,18 +43,25 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Outcome<'a> {
     #[serde(flatten)]
-    report: &'a codec_lm::judge::Report,
-    bits_per_frame: codec_lm::judge::Totals,
+    report: &'a Report,
+    bits_per_frame: Totals,
 }
 
-pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (column, value) = text.split_once('=').ok_or("is not COLUMN=VALUE")?;
+    Ok((column.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(args: &Args, reporter: Reporter) -> Result<ExitCode> {
+    let all = || args.inputs.iter().chain(&args.counts_from);
+    for path in all() {
+        std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    }
+    if !args.only.is_empty() && !all().any(|path| is_manifest(path)) {
+        bail!("--only: none of the inputs is a manifest (.tsv or .jsonl)");
+    }
     let model = args.lm.load()?;
     let n_codebooks = model.arrangement().layout().n_codebooks();
-    let only = args.only.iter().map(|pair| match pair.split_once('=') {
-        Some((column, value)) => Ok((column.to_owned(), value.to_owned())),
-        None => bail!("--only {pair}: is not COLUMN=VALUE"),
-    });
-    let only = only.collect::<Result<BTreeMap<_, _>>>()?;
     let loaded = args.codec.load_known(model.codec())?;
     if let (Some(expected), Some(loaded)) = (model.codec(), &loaded) {
         expected.check(loaded.codec.info(), &loaded.sha256)?;
@@ -68,15 +76,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         let source = |path: &PathBuf| SourceConfig {
             path: path.clone(),
             kind: None,
-            only: if path.extension().is_some_and(|e| e == "tsv" || e == "jsonl") {
-                only.clone()
-            } else {
-                BTreeMap::new()
-            },
+            only: args.only.iter().filter(|_| is_manifest(path)).cloned().collect(),
             weight: 1.0,
         };
         let sources: Vec<SourceConfig> = paths.iter().map(source).collect();
-        let bar = global.bar("files", 0);
+        let bar = reporter.bar("files", 0);
         let each = |n_files: usize| {
             bar.set_length(n_files as u64);
             bar.inc(1);
@@ -89,17 +93,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let corpus = read(&args.inputs)?;
     let mut baseline = None;
     if !args.counts_from.is_empty() {
-        let counted = read(&args.counts_from)?;
-        let baseline = baseline.insert(Baseline::new(counted.layout()?));
-        counted.recordings.iter().for_each(|recording| baseline.count(&recording.codes));
+        baseline = Some(Baseline::of(&read(&args.counts_from)?)?);
     }
-    let report = judge(model.as_ref(), baseline.as_ref(), &corpus, args.frames)?;
-    if global.json {
-        let outcome = Outcome { report: &report, bits_per_frame: report.bits_per_frame() };
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        print!("{}", report.table());
-        println!("{} frames of {} recordings: {}", report.n_frames, report.n_recordings, report.line());
-    }
+    let max_frames = args.frames.map_or(usize::MAX, NonZeroUsize::get);
+    let report = judge(model.as_ref(), baseline.as_ref(), &corpus, max_frames)?;
+    let text = || {
+        let Report { n_frames, n_recordings, .. } = report;
+        format!("{}{n_frames} frames of {n_recordings} recordings: {}", report.table(), report.line())
+    };
+    let outcome = Outcome { report: &report, bits_per_frame: report.bits_per_frame() };
+    reporter.result(text, &outcome)?;
     Ok(ExitCode::SUCCESS)
 }

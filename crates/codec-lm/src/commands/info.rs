@@ -1,7 +1,7 @@
 //! `info`.
 
 use super::models::LmArgs;
-use crate::Global;
+use crate::report::Reporter;
 use anyhow::Result;
 use codec_lm::config::CodecIdentity;
 use codec_lm::pattern::Pattern;
@@ -30,7 +30,7 @@ struct Outcome<'a> {
     embedded_bytes: Option<usize>,
 }
 
-pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args, reporter: Reporter) -> Result<ExitCode> {
     let model = args.lm.load()?;
     let arrangement = model.arrangement();
     let outcome = Outcome {
@@ -43,22 +43,28 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         codec: model.codec(),
         embedded_bytes: codec_lm::embedded::size().filter(|_| args.lm.lm.is_none()),
     };
-    if global.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("codes       {}", outcome.layout);
-    println!("pattern     {:?}, {} stream(s)", outcome.pattern, outcome.n_streams);
-    println!("parameters  {}", outcome.parameters);
-    match outcome.codec {
-        Some(codec) => println!("codec       {}, {} frames per second", codec.model, codec.frame_rate()),
-        None => println!("codec       not known"),
-    }
-    if !outcome.classes.is_empty() {
-        println!("classes     {}", outcome.classes.join(", "));
-    }
-    if let Some(size) = outcome.embedded_bytes {
-        println!("size        {size} bytes, inside this program");
-    }
+    reporter.result(|| outcome.text(), &outcome)?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Outcome<'_> {
+    /// Lines for people.
+    fn text(&self) -> String {
+        let codec = self.codec.map_or_else(
+            || "not known".to_owned(),
+            |codec| format!("{}, {} frames per second", codec.model, codec.frame_rate()),
+        );
+        let mut lines = vec![
+            format!("codes       {}", self.layout),
+            format!("pattern     {:?}, {} stream(s)", self.pattern, self.n_streams),
+            format!("parameters  {}", self.parameters),
+            format!("codec       {codec}"),
+        ];
+        if !self.classes.is_empty() {
+            lines.push(format!("classes     {}", self.classes.join(", ")));
+        }
+        lines
+            .extend(self.embedded_bytes.map(|size| format!("size        {size} bytes, inside this program")));
+        lines.join("\n")
+    }
 }

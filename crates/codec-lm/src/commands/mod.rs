@@ -7,7 +7,7 @@ mod models;
 mod prompt;
 mod train;
 
-use crate::Global;
+use crate::report::Reporter;
 use anyhow::Result;
 use std::process::ExitCode;
 
@@ -24,14 +24,14 @@ pub(crate) enum Command {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: Command, global: &Global) -> Result<ExitCode> {
+pub(crate) fn run(command: Command, reporter: Reporter) -> Result<ExitCode> {
     match command {
-        Command::Continue(args) => carry_on::carry_on(&args, global),
-        Command::Sample(args) => carry_on::sample(&args, global),
-        Command::Train(args) => train::train(&args, global),
-        Command::Resume(args) => train::resume(&args, global),
-        Command::Export(args) => train::export(&args),
-        Command::Eval(args) => eval::run(&args, global),
-        Command::Info(args) => info::run(&args, global),
+        Command::Continue(args) => carry_on::carry_on(&args, reporter),
+        Command::Sample(args) => carry_on::sample(&args, reporter),
+        Command::Train(args) => train::train(&args, reporter),
+        Command::Resume(args) => train::resume(&args, reporter),
+        Command::Export(args) => train::export(&args, reporter),
+        Command::Eval(args) => eval::run(&args, reporter),
+        Command::Info(args) => info::run(&args, reporter),
     }
 }

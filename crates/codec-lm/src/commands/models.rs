@@ -1,11 +1,14 @@
 //! From `--lm` and `--codec` to a language model and its codec.
 
-use crate::Global;
+use crate::report::Reporter;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use clap::builder::NonEmptyStringValueParser;
 use codec_lm::LanguageModel;
 use codec_lm::config::CodecIdentity;
+use codec_lm::families::check_n_codebooks;
 use codec_models::Loaded;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Which language model is meant.
@@ -15,19 +18,25 @@ pub(crate) struct LmArgs {
     /// [default: the one inside this program].
     #[arg(short = 'm', long, value_name = "PATH", env = "CODEC_LM")]
     pub(crate) lm: Option<PathBuf>,
-    /// Codebooks in use, of a model that serves any number of them (EnCodec's).
+    /// Codebooks in use, of a model that serves any number of them: EnCodec's. Every other model, the one
+    /// inside this program as well, reads all of its own [default: all].
     #[arg(short = 'n', long, value_name = "N")]
-    codebooks: Option<usize>,
+    codebooks: Option<NonZeroUsize>,
 }
 
 impl LmArgs {
     pub(crate) fn load(&self) -> Result<Box<dyn LanguageModel>> {
+        let n_codebooks = self.codebooks.map(NonZeroUsize::get);
         if let Some(path) = &self.lm {
-            let model = codec_lm::load(path, self.codebooks, &Device::Cpu);
+            let model = codec_lm::load(path, n_codebooks, &Device::Cpu);
             return model.with_context(|| format!("{}: the language model does not load", path.display()));
         }
         match codec_lm::embedded::load(&Device::Cpu).context("the language model of this program")? {
-            Some(model) => Ok(Box::new(model)),
+            Some(model) => {
+                let checked = check_n_codebooks(&model, n_codebooks);
+                checked.context("the language model of this program")?;
+                Ok(Box::new(model))
+            }
             None => bail!(
                 "this build has no language model inside: name one with --lm\n\
                  Train one on token files or audio with\n  codec-lm train --config RUN.toml\n\
@@ -42,7 +51,7 @@ impl LmArgs {
 pub(crate) struct CodecArgs {
     /// Codec whose codes the language model knows: the name of a model, or the path of a checkpoint, as for
     /// `codec --model` [default: the language model's, or that of `codec`].
-    #[arg(long, value_name = "NAME|PATH", env = "CODEC_MODEL")]
+    #[arg(long, value_name = "NAME|PATH", env = "CODEC_MODEL", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) codec: Option<String>,
 }
 
@@ -50,7 +59,7 @@ impl CodecArgs {
     /// The codec that was named, or that of the language model.
     ///
     /// A codec of the same name with other weights, such as a later training of it, is used with a note.
-    pub(crate) fn load(&self, expected: Option<&CodecIdentity>, global: &Global) -> Result<Loaded> {
+    pub(crate) fn load(&self, expected: Option<&CodecIdentity>, reporter: Reporter) -> Result<Loaded> {
         let own = expected.map(|codec| codec.model.as_str()).filter(|name| codec_models::card(name).is_ok());
         let name = self.codec.as_deref().or(own).unwrap_or(codec_models::DEFAULT);
         let codec = codec_models::load(name, &Device::Cpu)?;
@@ -61,7 +70,7 @@ impl CodecArgs {
                 let other = || format!("the codec {name}: name that of the language model with --codec");
                 return Err(error).with_context(other);
             }
-            global.note(&format!("{error}; what it makes may be worse than it could be"));
+            reporter.note(&format!("{error}; what it makes may be worse than it could be"));
         }
         Ok(codec)
     }

@@ -1,17 +1,21 @@
 //! `train`, `resume` and `export`.
 
-use crate::{Global, INTERRUPTED, is_stopping};
+use crate::report::Reporter;
+use crate::{INTERRUPTED, is_stopping, watch_for_stop};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use codec_lm::ModelConfig;
 use codec_lm::corpus::{Columns, Corpus, Tokenizer};
+use codec_lm::families::{save, stored};
 use codec_lm::judge::Report;
-use codec_lm::quantize::{Precision, pack};
+use codec_lm::quantize::{Precision, pack, unpack};
 use codec_lm::train::{Outcome, RunConfig, Trainer, Watch, exported, run};
 use codec_train::StepReport;
 use codec_train::checkpoint::{Saved, list};
 use codec_train::config::SourceConfig;
 use indicatif::ProgressBar;
-use std::path::PathBuf;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -43,7 +47,7 @@ pub(crate) struct ResumeArgs {
     device: DeviceArgs,
 }
 
-/// Write the model of a run, with fewer bits per weight.
+/// Write the model of a run, with fewer bits per weight, or a model with others.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec-lm export runs/speech/model -o speech-int8
@@ -59,7 +63,8 @@ pub(crate) struct ExportArgs {
     precision: PrecisionName,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 enum PrecisionName {
     /// Floats of 32 bits.
     F32,
@@ -67,6 +72,37 @@ enum PrecisionName {
     F16,
     /// Integers of 8 bits and a factor for each row.
     Int8,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::Float32,
+            PrecisionName::F16 => Self::Float16,
+            PrecisionName::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// How `train` and `resume` ended.
+#[derive(Serialize)]
+struct Ended<'a> {
+    run: &'a Path,
+    /// Steps done.
+    step: u64,
+    /// The finished model.
+    model: Option<&'a Path>,
+    /// What a run that was stopped goes on from.
+    checkpoint: Option<&'a Path>,
+}
+
+/// What `export` wrote.
+#[derive(Serialize)]
+struct Exported<'a> {
+    output: &'a Path,
+    precision: PrecisionName,
+    /// Size of the weights.
+    bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -100,7 +136,7 @@ impl DeviceArgs {
     }
 }
 
-pub(crate) fn train(args: &TrainArgs, global: &Global) -> Result<ExitCode> {
+pub(crate) fn train(args: &TrainArgs, reporter: Reporter) -> Result<ExitCode> {
     let config = RunConfig::open(&args.config)?;
     let folder = &config.output;
     let checkpoints = if folder.is_dir() { list(folder)? } else { Vec::new() };
@@ -108,65 +144,66 @@ pub(crate) fn train(args: &TrainArgs, global: &Global) -> Result<ExitCode> {
         let folder = folder.display();
         bail!("{folder} holds a run: go on with `codec-lm resume {folder}`, or begin anew with --overwrite");
     }
+    // Before hours of audio are tokenized for nothing.
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let device = args.device.open()?;
-    let (corpus, held) = read(&config, global)?;
+    let (corpus, held) = read(&config, reporter)?;
     let trainer = Trainer::new(config, corpus, held, &device)?;
     checkpoints.iter().try_for_each(std::fs::remove_file).context("removing the old run")?;
-    go(trainer, global)
+    go(trainer, reporter)
 }
 
-pub(crate) fn resume(args: &ResumeArgs, global: &Global) -> Result<ExitCode> {
+pub(crate) fn resume(args: &ResumeArgs, reporter: Reporter) -> Result<ExitCode> {
     let device = args.device.open()?;
     let saved = Saved::read(&args.run, &device)?;
-    let mut config: RunConfig =
-        toml::from_str(&saved.state.config).context("the checkpoint's configuration")?;
+    let config = toml::from_str(&saved.state.config);
+    let mut config: RunConfig = config.with_context(|| {
+        format!("{}: the configuration of a run of codec-lm is not in the checkpoint", args.run.display())
+    })?;
     // The folder may have moved since.
     let folder = if args.run.is_dir() { Some(args.run.as_path()) } else { args.run.parent() };
     if let Some(folder) = folder {
         config.output = folder.to_owned();
     }
     config.schedule.steps = args.steps.unwrap_or(config.schedule.steps);
-    let (corpus, held) = read(&config, global)?;
-    go(Trainer::resume(&saved, config, corpus, held, &device)?, global)
+    let (step, steps) = (saved.state.step, config.schedule.steps);
+    if steps < step {
+        bail!("--steps {steps}: the checkpoint is at step {step} already");
+    }
+    let (corpus, held) = read(&config, reporter)?;
+    let output = config.output.clone();
+    let trainer = Trainer::resume(&saved, config, corpus, held, &device)?;
+    for aside in saved.set_later_aside(&output)? {
+        reporter.note(&format!("a checkpoint of a later step is set aside: {}", aside.display()));
+    }
+    go(trainer, reporter)
 }
 
-pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
-    if let (Ok(from), Ok(to)) = (args.model.canonicalize(), args.output.canonicalize())
-        && from == to
+pub(crate) fn export(args: &ExportArgs, reporter: Reporter) -> Result<ExitCode> {
+    let (from, to) = (args.model.display(), args.output.display());
+    std::fs::metadata(&args.model).with_context(|| from.to_string())?;
+    if let (Ok(own), Ok(other)) = (args.model.canonicalize(), args.output.canonicalize())
+        && own == other
     {
-        bail!("{}: would be written over the model itself; name another folder", args.output.display());
+        bail!("{to}: would be written over the model itself; name another folder");
     }
-    let read = |name: &str| {
-        let path = args.model.join(name);
-        std::fs::read(&path).with_context(|| path.display().to_string())
-    };
-    let precision = match args.precision {
-        PrecisionName::F32 => Precision::Float32,
-        PrecisionName::F16 => Precision::Float16,
-        PrecisionName::Int8 => Precision::Int8,
-    };
-    let [config, weights] = if args.model.join("model.safetensors").is_file() {
-        [read("config.json")?, read("model.safetensors")?]
-    } else {
-        exported(&args.model)?
-    };
-    let weights = pack(&weights, precision)?;
-    std::fs::create_dir_all(&args.output).with_context(|| args.output.display().to_string())?;
-    for (name, bytes) in [("config.json", config), ("model.safetensors", weights)] {
-        let path = args.output.join(name);
-        let write = || -> std::io::Result<()> {
-            let mut file = codec_io::atomic::AtomicFile::create(&path)?;
-            std::io::Write::write_all(&mut file, &bytes)?;
-            file.commit()
-        };
-        write().with_context(|| path.display().to_string())?;
+    if args.output.exists() && !args.output.is_dir() {
+        bail!("{to}: is no folder");
     }
-    println!("{}", args.output.display());
+    let stored = stored(&args.model).with_context(|| from.to_string())?;
+    let [config, weights] = stored.map_or_else(|| exported(&args.model), Ok)?;
+    // A model of others would not be read back.
+    ModelConfig::parse(&String::from_utf8_lossy(&config)).with_context(|| from.to_string())?;
+    let packed = unpack(&weights).and_then(|weights| pack(&weights, args.precision.into()));
+    let weights = packed.with_context(|| from.to_string())?;
+    save(&args.output, &config, &weights)?;
+    let outcome = Exported { output: &args.output, precision: args.precision, bytes: weights.len() };
+    reporter.result(|| to.to_string(), &outcome)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The codes to train on, and those to judge by if they are named.
-fn read(config: &RunConfig, global: &Global) -> Result<(Corpus, Option<Corpus>)> {
+fn read(config: &RunConfig, reporter: Reporter) -> Result<(Corpus, Option<Corpus>)> {
     let data = &config.data;
     let loaded = data.codec.as_ref().map(|name| codec_models::load(name, &Device::Cpu)).transpose()?;
     let tokenizer = loaded.as_ref().map(|loaded| Tokenizer {
@@ -175,14 +212,14 @@ fn read(config: &RunConfig, global: &Global) -> Result<(Corpus, Option<Corpus>)>
         sha256: loaded.sha256,
         cache: data.cache.clone(),
     });
+    if let Some(tokenizer) = &tokenizer {
+        // Whether there can be a model for these codes shows before there are any.
+        config.model.config(&tokenizer.codec.info().layout.truncated(tokenizer.n_codebooks)?)?;
+    }
     let columns = Columns { speaker: &data.speaker, class: data.class.as_deref() };
     let read = |name: &str, sources: &[SourceConfig]| -> Result<Corpus> {
-        let bar = global.bar(name, 0);
+        let bar = reporter.bar(name, 0);
         let each = |n_files: usize| {
-            if is_stopping() {
-                // What was tokenized is in the cache.
-                std::process::exit(i32::from(INTERRUPTED));
-            }
             bar.set_length(n_files as u64);
             bar.inc(1);
         };
@@ -198,46 +235,53 @@ fn read(config: &RunConfig, global: &Global) -> Result<(Corpus, Option<Corpus>)>
     Ok((corpus, held))
 }
 
-fn go(mut trainer: Trainer, global: &Global) -> Result<ExitCode> {
+fn go(mut trainer: Trainer, reporter: Reporter) -> Result<ExitCode> {
     codec_kernels::keep_freed_memory();
+    // What was tokenized until here is in the cache.
+    watch_for_stop();
     let [trained, held] = trainer.n_frames();
-    let folder = trainer.config().output.display().to_string();
-    global.note(&format!("{trained} frames to train on, {held} to judge by; log and page in {folder}"));
-    let mut watch = Terminal::new(&trainer, global);
+    let folder = trainer.config().output.clone();
+    let name = folder.display();
+    reporter.note(&format!("{trained} frames to train on, {held} to judge by; log and page in {name}"));
+    let mut watch = Terminal::new(&trainer, reporter);
     let outcome = run(&mut trainer, &mut watch);
     watch.bar.finish_and_clear();
+    let (run, step) = (folder.as_path(), trainer.step());
     match outcome? {
-        Outcome::Finished(folder) => {
-            println!("{}", folder.display());
+        Outcome::Finished(model) => {
+            let ended = Ended { run, step, model: Some(&model), checkpoint: None };
+            reporter.result(|| model.display().to_string(), &ended)?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Stopped(path) => {
-            global.note(&format!("stopped; {} stands", path.display()));
+            let ended = Ended { run, step, model: None, checkpoint: Some(&path) };
+            reporter.note(&format!("stopped; go on with `codec-lm resume {name}`"));
+            reporter.result(|| path.display().to_string(), &ended)?;
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
 }
 
 /// The progress of a run on a terminal.
-struct Terminal<'a> {
+struct Terminal {
     bar: ProgressBar,
-    global: &'a Global,
+    reporter: Reporter,
     began: Instant,
     n_steps: u64,
     frames_per_step: f64,
 }
 
-impl<'a> Terminal<'a> {
-    fn new(trainer: &Trainer, global: &'a Global) -> Self {
-        let bar = global.bar("", trainer.config().schedule.steps);
+impl Terminal {
+    fn new(trainer: &Trainer, reporter: Reporter) -> Self {
+        let bar = reporter.bar("", trainer.config().schedule.steps);
         bar.set_position(trainer.step());
         bar.reset_eta();
         let frames_per_step = trainer.frames_per_step();
-        Self { bar, global, began: Instant::now(), n_steps: 0, frames_per_step }
+        Self { bar, reporter, began: Instant::now(), n_steps: 0, frames_per_step }
     }
 }
 
-impl Watch for Terminal<'_> {
+impl Watch for Terminal {
     fn step(&mut self, report: &StepReport) {
         self.n_steps += 1;
         let speed = self.n_steps as f64 * self.frames_per_step / self.began.elapsed().as_secs_f64().max(1e-9);
@@ -247,7 +291,7 @@ impl Watch for Terminal<'_> {
     }
 
     fn judged(&mut self, step: u64, report: &Report) {
-        self.bar.suspend(|| self.global.note(&format!("step {step}: {}", report.line())));
+        self.bar.suspend(|| self.reporter.note(&format!("step {step}: {}", report.line())));
     }
 
     fn wants_stop(&self) -> bool {

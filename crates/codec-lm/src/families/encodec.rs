@@ -16,11 +16,12 @@ use crate::error::{Error, Result};
 use crate::model::{apply, sinusoids};
 use crate::ops::sum_of_rows;
 use crate::pattern::{Arrangement, Pattern};
-use crate::predict::{LanguageModel, Reader, cell_costs};
+use crate::predict::{CHUNK, LanguageModel, Next, Opening, Reader, cell_costs, last_step};
 use candle_core::{DType, Device, Tensor};
 use codec_core::CodeLayout;
 use codec_nn::layers::{
-    Activation, Attention, AttentionSpec, AttentionWeights, Chunk, Layer, LayerNorm, Linear, Sight, Unary,
+    Activation, Attention, AttentionSpec, AttentionWeights, Chunk, Layer, LayerNorm, Linear, Merge, Sight,
+    Unary,
 };
 use codec_nn::weights::{Checkpoint, Weights};
 use serde::Deserialize;
@@ -193,35 +194,44 @@ impl LanguageModel for EncodecLm {
         self.n_parameters
     }
 
-    fn begin(&self, class: Option<u32>) -> Result<Box<dyn Reader + '_>> {
-        if class.is_some() {
+    fn begin_together(&self, openings: &[Opening<'_>]) -> Result<Box<dyn Reader + '_>> {
+        if openings.iter().any(|opening| opening.class.is_some()) {
             return Err(Error::config("class", "the model has no classes"));
         }
-        let states = self.layers.iter().map(|layer| layer.init(self.dim, &self.device));
-        let states = states.collect::<Result<_>>()?;
-        let nothing = Tensor::zeros((1, 1, self.dim), DType::F32, &self.device)?;
-        let mut reader = EncodecReader { model: self, states, position: 0, last: nothing, logits: None };
-        reader.read(&self.arrangement.start())?;
-        Ok(Box::new(reader))
+        let start = self.arrangement.start();
+        let (mut states, mut positions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for opening in openings {
+            let layers = self.layers.iter().map(|layer| layer.init(self.dim, &self.device));
+            let mut state = State { layers: layers.collect::<Result<_>>()?, positions: vec![0] };
+            let mut hidden = self.step(&mut state, 1, &start)?;
+            for steps in opening.steps.chunks(CHUNK * start.len()) {
+                hidden = self.step(&mut state, 1, steps)?;
+            }
+            ends.push(last_step(&hidden)?);
+            states.push(state.layers);
+            positions.append(&mut state.positions);
+        }
+        if openings.is_empty() {
+            return Err(Error::Shape { what: "sequences", expected: 1, actual: 0 });
+        }
+        let state = State { layers: Merge::merge(states)?, positions };
+        Ok(Box::new(EncodecReader { model: self, state, next: Next::new(Tensor::cat(&ends, 0)?) }))
     }
 }
 
-/// A sequence that the model reads.
+/// What sequences keep between two steps.
 #[derive(Debug)]
-struct EncodecReader<'m> {
-    model: &'m EncodecLm,
-    states: Vec<<Attention as Layer>::State>,
-    position: u64,
-    /// What the next step is predicted from, `[1, 1, dim]`.
-    last: Tensor,
-    logits: Option<Vec<f32>>,
+struct State {
+    layers: Vec<<Attention as Layer>::State>,
+    /// Of each sequence's next step.
+    positions: Vec<u64>,
 }
 
-impl EncodecReader<'_> {
-    fn advance(&mut self, steps: &[u32]) -> Result<Tensor> {
-        let EncodecLm { dim, columns, norm, layers, .. } = self.model;
-        let n_streams = columns.len();
-        let (n_steps, size) = (steps.len() / n_streams, columns[0].len() as u32);
+impl EncodecLm {
+    /// Reads the same steps in every sequence of a batch: `[batch, n_steps, dim]`.
+    fn step(&self, state: &mut State, batch: usize, steps: &[u32]) -> Result<Tensor> {
+        let n_streams = self.columns.len();
+        let (n_steps, size) = (steps.len() / n_streams, self.columns[0].len() as u32);
         if steps.is_empty() || steps.len() != n_steps * n_streams {
             return Err(Error::Shape { what: "tokens", expected: n_streams, actual: steps.len() });
         }
@@ -233,43 +243,43 @@ impl EncodecReader<'_> {
             (token <= size).then_some(row).ok_or(Error::Token { step_idx, stream_idx, token })
         };
         let rows = steps.iter().enumerate().map(row).collect::<Result<Vec<_>>>()?;
-        let xs = sum_of_rows(&self.model.embed, rows, n_streams)?.unsqueeze(0)?;
-        let mut xs = apply(norm, &xs)?;
-        xs = xs.broadcast_add(&sinusoids(self.position, n_steps, *dim, xs.device())?)?;
-        self.position += n_steps as u64;
-        for (layer, state) in layers.iter().zip(&mut self.states) {
+        let xs = sum_of_rows(&self.embed, rows.repeat(batch), n_streams)?;
+        let xs = apply(&self.norm, &xs.reshape((batch, n_steps, self.dim))?)?;
+        let places = sinusoids(&state.positions, n_steps, self.dim, xs.device())?;
+        let mut xs = xs.broadcast_add(&places)?;
+        state.positions.iter_mut().for_each(|position| *position += n_steps as u64);
+        for (layer, state) in self.layers.iter().zip(&mut state.layers) {
             xs = layer.step(state, &xs)?;
         }
-        self.last = xs.narrow(1, n_steps - 1, 1)?.force_contiguous()?;
-        self.logits = None;
         Ok(xs)
     }
 }
 
+/// Sequences that the model reads.
+#[derive(Debug)]
+struct EncodecReader<'m> {
+    model: &'m EncodecLm,
+    state: State,
+    next: Next,
+}
+
 impl Reader for EncodecReader<'_> {
     fn read(&mut self, steps: &[u32]) -> Result<()> {
-        self.advance(steps).map(drop)
+        let hidden = self.model.step(&mut self.state, self.next.batch()?, steps)?;
+        self.next = Next::new(last_step(&hidden)?);
+        Ok(())
     }
 
     fn logits(&mut self, known: &[u32]) -> Result<Vec<f32>> {
-        let (expected, actual) = (self.model.columns.len(), known.len());
-        let columns = self.model.columns.get(known.len()).cloned();
-        let columns = columns.ok_or(Error::Shape { what: "stream", expected, actual })?;
-        if self.logits.is_none() {
-            self.logits = Some(apply(&self.model.head, &self.last)?.flatten_all()?.to_vec1()?);
-        }
-        Ok(self.logits.iter().flat_map(|all| &all[columns.clone()]).copied().collect())
+        let model = self.model;
+        self.next.logits(&model.columns, known.len(), |hidden| apply(&model.head, hidden))
     }
 
     fn costs(&mut self, steps: &[u32]) -> Result<Vec<f64>> {
-        let before = self.last.clone();
-        let hidden = self.advance(steps)?;
-        let n_steps = hidden.dim(1)?;
-        let hidden = match n_steps {
-            1 => before,
-            _ => Tensor::cat(&[before, hidden.narrow(1, 0, n_steps - 1)?.contiguous()?], 1)?,
-        };
-        let logits = apply(&self.model.head, &hidden)?.squeeze(0)?;
-        cell_costs(&logits, &self.model.columns, steps, &self.model.arrangement)
+        let hidden = self.model.step(&mut self.state, self.next.batch()?, steps)?;
+        let before = self.next.follow(&hidden)?;
+        let logits = apply(&self.model.head, &before)?.flatten_to(1)?;
+        let steps = steps.repeat(hidden.dim(0)?);
+        cell_costs(&logits, &self.model.columns, &steps, &self.model.arrangement)
     }
 }

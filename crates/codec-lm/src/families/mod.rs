@@ -9,7 +9,9 @@ use crate::model::Model;
 use crate::predict::LanguageModel;
 use crate::quantize::unpack;
 use candle_core::Device;
-use codec_nn::weights::{Checkpoint, Weights};
+use codec_io::atomic::AtomicFile;
+use codec_nn::weights::Checkpoint;
+use std::io::Write;
 use std::path::Path;
 
 /// What a model is, in its folder.
@@ -22,7 +24,7 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// `n_codebooks` limits EnCodec's model, which serves any number of its codebooks.
 ///
 /// # Errors
-/// What the family refuses; [`Error::Data`] when no family knows what is there.
+/// What the family refuses; [`Error::Data`] when no family knows what is there; as [`check_n_codebooks`].
 pub fn load(path: &Path, n_codebooks: Option<usize>, device: &Device) -> Result<Box<dyn LanguageModel>> {
     let checkpoint = Checkpoint::open(path, device)?;
     #[derive(serde::Deserialize)]
@@ -30,19 +32,65 @@ pub fn load(path: &Path, n_codebooks: Option<usize>, device: &Device) -> Result<
         model_type: Option<String>,
     }
     let head = checkpoint.config().and_then(|config| serde_json::from_str::<Head>(config).ok());
-    match head.and_then(|head| head.model_type).as_deref() {
+    let model: Box<dyn LanguageModel> = match head.and_then(|head| head.model_type).as_deref() {
         Some(MODEL_TYPE) => {
             let file = if path.is_dir() { path.join(WEIGHTS) } else { path.to_owned() };
             let bytes = std::fs::read(&file).map_err(Error::io(&file))?;
-            Ok(Box::new(load_bytes(&bytes, checkpoint.config(), device)?))
+            Box::new(load_bytes(&bytes, checkpoint.config(), device)?)
         }
-        Some("musicgen" | "musicgen_decoder") => Ok(Box::new(musicgen::load(&checkpoint, device)?)),
-        _ if encodec::recognizes(&checkpoint) => Ok(Box::new(encodec::load(&checkpoint, n_codebooks)?)),
+        Some("musicgen" | "musicgen_decoder") => Box::new(musicgen::load(&checkpoint, device)?),
+        _ if encodec::recognizes(&checkpoint) => Box::new(encodec::load(&checkpoint, n_codebooks)?),
         _ => {
             let why = format!("{}: not a language model that is known", path.display());
-            Err(Error::Data { why })
+            return Err(Error::Data { why });
         }
+    };
+    check_n_codebooks(model.as_ref(), n_codebooks)?;
+    Ok(model)
+}
+
+/// Refuses another number of codebooks than the model reads.
+///
+/// # Errors
+/// [`Error::Config`].
+pub fn check_n_codebooks(model: &dyn LanguageModel, wanted: Option<usize>) -> Result<()> {
+    let n_codebooks = model.arrangement().layout().n_codebooks();
+    match wanted {
+        Some(wanted) if wanted != n_codebooks => {
+            Err(Error::config("n_codebooks", format!("the model reads all {n_codebooks}, never {wanted}")))
+        }
+        _ => Ok(()),
     }
+}
+
+/// The configuration and the weights of a model folder as they are stored; `None` where there is something
+/// else.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Nn`] for a file that is none of weights; [`Error::Config`] without a configuration.
+pub fn stored(folder: &Path) -> Result<Option<[Vec<u8>; 2]>> {
+    let file = folder.join(WEIGHTS);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::open(folder, &Device::Cpu)?;
+    let config = checkpoint.config().ok_or_else(no_config)?;
+    let weights = std::fs::read(&file).map_err(Error::io(&file))?;
+    Ok(Some([config.as_bytes().to_vec(), weights]))
+}
+
+fn no_config() -> Error {
+    Error::config("config.json", "is not there")
+}
+
+/// Writes a model of our own as a folder: `config.json` and `model.safetensors`, each of which appears whole.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn save(folder: &Path, config: &[u8], weights: &[u8]) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    write_whole(&folder.join(CONFIG), config)?;
+    write_whole(&folder.join(WEIGHTS), weights)
 }
 
 /// Loads a model of our own from the bytes of its weights file, which may be packed, see
@@ -51,12 +99,20 @@ pub fn load(path: &Path, n_codebooks: Option<usize>, device: &Device) -> Result<
 /// # Errors
 /// [`Error::Config`] without a configuration or with a wrong one; [`Error::Nn`] for tensors that do not fit.
 pub fn load_bytes(bytes: &[u8], config: Option<&str>, device: &Device) -> Result<Model> {
-    let bytes = unpack(bytes)?.into_owned();
-    let checkpoint = Checkpoint::from_bytes(bytes.clone(), device)?;
-    let config = config.or(checkpoint.config());
-    let config = config.ok_or_else(|| Error::config("config.json", "is not there"))?;
-    let weights = Weights::from_bytes(bytes, device)?;
-    let model = Model::new(&ModelConfig::parse(config)?, &weights)?;
+    let checkpoint = Checkpoint::from_bytes(unpack(bytes)?.into_owned(), device)?;
+    let config = config.or(checkpoint.config()).ok_or_else(no_config)?;
+    let weights = checkpoint.weights().ok_or_else(|| Error::config("weights", "are not there"))?;
+    let model = Model::new(&ModelConfig::parse(config)?, weights)?;
     weights.finish(&[])?;
     Ok(model)
+}
+
+/// Writes a file beside its final name and renames it when it is whole.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = AtomicFile::create(path)?;
+        file.write_all(bytes)?;
+        file.commit()
+    };
+    write().map_err(Error::io(path))
 }

@@ -6,8 +6,9 @@ use crate::config::{ModelConfig, Shape};
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use codec_core::CodeLayout;
-use codec_train::config::{ScheduleConfig, SourceConfig};
-use serde::{Deserialize, Serialize};
+use codec_train::config::{OptimizerConfig, ScheduleConfig, SourceConfig};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::path::{Path, PathBuf};
 
 /// A run.
@@ -24,8 +25,8 @@ pub struct RunConfig {
     pub model: ModelSection,
     /// What it is trained on.
     pub data: DataConfig,
-    /// How it is trained.
-    #[serde(default)]
+    /// How it is trained; by default as [`default_optimizer`].
+    #[serde(default = "default_optimizer", deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
     /// How long, and what is written when.
     pub schedule: ScheduleConfig,
@@ -110,53 +111,22 @@ pub struct DataConfig {
     pub from_start: f64,
 }
 
-/// AdamW, with the defaults of small language models.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    /// At its peak.
-    pub learning_rate: f64,
-    /// At the end, as a share of the peak.
-    pub final_share: f64,
-    /// Steps of linear growth at the start.
-    pub warm_up: u64,
-    /// Decay of the two moments.
-    pub betas: [f64; 2],
-    /// Decay of weight matrices per step and unit of learning rate.
-    pub weight_decay: f64,
-    /// Longest gradient; 0 for any.
-    pub clip: f64,
-    /// Share of the past in the averaged weights, which are what is exported; 0 for none.
-    pub average: f64,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self {
-            learning_rate: 1.5e-3,
-            final_share: 0.1,
-            warm_up: 100,
-            betas: [0.9, 0.95],
-            weight_decay: 0.1,
-            clip: 1.0,
-            average: 0.0,
-        }
+/// AdamW as a small language model wants it, where a run does not say otherwise.
+pub fn default_optimizer() -> OptimizerConfig {
+    OptimizerConfig {
+        learning_rate: 1.5e-3,
+        warm_up: 100,
+        betas: [0.9, 0.95],
+        weight_decay: 0.1,
+        ..OptimizerConfig::default()
     }
 }
 
-impl OptimizerConfig {
-    /// The same for what all training shares.
-    pub(crate) fn shared(&self) -> codec_train::config::OptimizerConfig {
-        codec_train::config::OptimizerConfig {
-            learning_rate: self.learning_rate,
-            final_share: self.final_share,
-            warm_up: self.warm_up,
-            betas: self.betas,
-            weight_decay: self.weight_decay,
-            clip: self.clip,
-            average: self.average,
-        }
-    }
+/// What a run says, over [`default_optimizer`]: codec-train has other defaults.
+fn optimizer<'de, D: Deserializer<'de>>(run: D) -> std::result::Result<OptimizerConfig, D::Error> {
+    let mut all = toml::Table::try_from(default_optimizer()).map_err(D::Error::custom)?;
+    all.extend(toml::Table::deserialize(run)?);
+    all.try_into().map_err(D::Error::custom)
 }
 
 impl ModelSection {
@@ -193,13 +163,15 @@ impl ModelSection {
 }
 
 impl RunConfig {
-    /// Reads a file; relative paths in it become relative to its folder.
+    /// Reads a file; relative paths in it count from its folder and become absolute.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Format`], [`Error::Config`].
+    /// [`Error::Io`], [`Error::Format`], and as [`RunConfig::check`].
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let mut config = toml::from_str::<Self>(&text).map_err(|e| Error::format(path, e))?;
+        // Absolute, so that a checkpoint finds its data from wherever the run is resumed.
+        let path = std::path::absolute(path).map_err(Error::io(path))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.output = folder.join(&config.output);
         let data = &mut config.data;
@@ -220,30 +192,30 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// Refuses what cannot be meant.
+    /// Refuses what can be meant for no codes: what is left shows when the codes are there.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Config`], [`Error::Train`].
     pub fn check(&self) -> Result<()> {
         let refuse = |field: &'static str, why: &str| Err(Error::config(field, why));
-        let share = 0.0..=1.0;
         let data = &self.data;
         if data.sources.is_empty() {
             return refuse("data.sources", "is empty");
         }
+        data.sources.iter().try_for_each(SourceConfig::check)?;
+        if data.n_codebooks == Some(0) {
+            return refuse("data.n_codebooks", "must be above 0");
+        }
         if data.batch_size == 0 || !(2..=1 << 16).contains(&data.window) {
             return refuse("data", "needs a batch, and a window of 2 to 65536 steps");
         }
-        if ![data.class_dropout, data.validation_share, data.from_start].iter().all(|x| share.contains(x)) {
+        let shares = [data.class_dropout, data.validation_share, data.from_start];
+        if !shares.iter().all(|share| (0.0..=1.0).contains(share)) {
             return refuse("data", "shares lie in 0..=1");
         }
-        if !(0.0..1.0).contains(&self.optimizer.average) {
-            return refuse("optimizer.average", "lies in 0..1");
-        }
-        if self.schedule.steps == 0 || self.schedule.log_every == 0 || self.schedule.checkpoint_every == 0 {
-            return refuse("schedule", "needs steps");
-        }
-        Ok(())
+        self.model.shape.check()?;
+        self.optimizer.check()?;
+        Ok(self.schedule.check()?)
     }
 }
 

@@ -6,17 +6,19 @@
 mod config;
 mod run;
 
-pub use config::{DataConfig, ModelSection, OptimizerConfig, PatternKind, RunConfig};
-pub use run::{Outcome, Watch, export, run};
+pub use codec_train::run::Outcome;
+pub use config::{DataConfig, ModelSection, PatternKind, RunConfig, default_optimizer};
+pub use run::{Watch, export, run};
 
 use crate::baseline::Baseline;
 use crate::config::ModelConfig;
-use crate::corpus::write_whole;
 use crate::corpus::{Corpus, Recording};
 use crate::error::{Error, Result};
-use crate::families::{CONFIG, WEIGHTS};
+use crate::families::{CONFIG, WEIGHTS, write_whole};
 use crate::judge::{Report, judge};
 use crate::model::{Model, Steps};
+use crate::pattern::check_same_layout;
+use crate::predict::LanguageModel;
 use crate::quantize::unpack;
 use candle_core::{Device, Tensor, Var};
 use codec_nn::weights::{Variables, Weights};
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A weights file without a tensor.
-const NO_TENSORS: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
+pub(crate) const NO_TENSORS: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
 
 /// A run.
 #[derive(Debug)]
@@ -75,7 +77,8 @@ impl Trainer {
     /// Begins a run on a corpus; `held` is what is judged by, or nothing for a part of the corpus.
     ///
     /// # Errors
-    /// What is wrong with the configuration, the model or the data.
+    /// What is wrong with the configuration, the model or the data; [`Error::Mismatch`] when `held` has
+    /// another layout than the corpus.
     pub fn new(config: RunConfig, corpus: Corpus, held: Option<Corpus>, device: &Device) -> Result<Self> {
         config.check()?;
         let mut model_config = config.model.config(corpus.layout()?)?;
@@ -84,12 +87,13 @@ impl Trainer {
             model_config.classes = corpus.classes();
         }
         let (corpus, held) = match held {
-            Some(held) => (corpus, held),
+            Some(held) => {
+                check_same_layout(corpus.layout()?, held.layout()?)?;
+                (corpus, held)
+            }
             None => corpus.split(config.data.validation_share, config.seed),
         };
-        let mut baseline = Baseline::new(corpus.layout()?);
-        corpus.recordings.iter().for_each(|recording| baseline.count(&recording.codes));
-
+        let baseline = Baseline::of(&corpus)?;
         let variables = Variables::seeded(device, config.seed);
         let weights = Weights::from_bytes(NO_TENSORS.to_vec(), device)?.trained(&variables);
         let model = Model::new(&model_config, &weights)?;
@@ -98,13 +102,12 @@ impl Trainer {
             go_on_from(folder, &variables, device)?;
         }
         let (sequences, shares) = sequences(&model, &config, &corpus)?;
-        let shared = config.optimizer.shared();
         Ok(Self {
             trained: variables.all(),
             frame_rate: corpus.codec.as_ref().map(|codec| codec.frame_rate()),
             n_frames: corpus.n_frames(),
             device: device.clone(),
-            optimizer: AdamW::new(&shared),
+            optimizer: AdamW::new(&config.optimizer),
             average: Average::default(),
             step: 0,
             seconds: 0.0,
@@ -209,10 +212,10 @@ impl Trainer {
         if !length.is_finite() {
             return Err(Error::NotFinite { step, what: "the gradient".to_owned(), value: length });
         }
-        let optimizer = self.config.optimizer.shared();
+        let optimizer = &self.config.optimizer;
         let scale =
             if optimizer.clip > 0.0 && length > optimizer.clip { optimizer.clip / length } else { 1.0 };
-        let rate = learning_rate(&optimizer, optimizer.learning_rate, step, self.config.schedule.steps);
+        let rate = learning_rate(optimizer, optimizer.learning_rate, step, self.config.schedule.steps);
         self.optimizer.step(&self.trained, &grads, rate, scale, step)?;
         if optimizer.average > 0.0 {
             self.average.push(&self.trained, optimizer.average, step)?;
@@ -319,10 +322,10 @@ impl Trainer {
 /// # Errors
 /// As [`Saved::read`]; [`Error::Io`] when the run's folder has no `config.json`.
 pub fn exported(run: &Path) -> Result<[Vec<u8>; 2]> {
+    let saved = Saved::read(run, &Device::Cpu)?;
     let folder = if run.is_dir() { run } else { run.parent().unwrap_or(Path::new("")) };
     let path = folder.join(CONFIG);
     let config = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let saved = Saved::read(run, &Device::Cpu)?;
     let file = weights_file(saved.part("model"), &saved.part("average"), config.clone())?;
     Ok([config.into_bytes(), file])
 }
@@ -393,7 +396,6 @@ fn go_on_from(folder: &Path, variables: &Variables, device: &Device) -> Result<(
 
 /// The recordings as steps, and how often each is drawn from.
 fn sequences(model: &Model, config: &RunConfig, corpus: &Corpus) -> Result<(Vec<Sequence>, Vec<f64>)> {
-    let classes = &model.config().classes;
     let mut totals = vec![0.0; config.data.sources.len()];
     let n_frames = |recording: &Recording| recording.codes.n_frames() as f64;
     for recording in &corpus.recordings {
@@ -401,10 +403,8 @@ fn sequences(model: &Model, config: &RunConfig, corpus: &Corpus) -> Result<(Vec<
     }
     let (mut sequences, mut shares) = (Vec::new(), Vec::new());
     for recording in corpus.recordings.iter().filter(|recording| !recording.codes.is_empty()) {
-        let class = recording.class.as_ref();
-        let class = class.and_then(|class| classes.iter().position(|known| known == class));
+        let class = recording.class.as_deref().and_then(|class| model.class_idx(class));
         let tokens = model.arrangement().encode(&recording.codes)?;
-        let class = class.map(|idx| idx as u32);
         sequences.push(Sequence { tokens: tokens.values().to_vec(), class });
         let weight = config.data.sources[recording.source_idx].weight;
         shares.push(weight * n_frames(recording) / totals[recording.source_idx]);

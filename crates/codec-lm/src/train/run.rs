@@ -1,18 +1,15 @@
 //! A run from start to end: steps, log, page, judgements, checkpoints, and the model at last.
 
 use super::Trainer;
-use crate::corpus::write_whole;
-use crate::error::{Error, Result};
-use crate::families::{CONFIG, WEIGHTS};
+use crate::error::Result;
+use crate::families::save;
 use crate::judge::Report;
 use crate::quantize::{Precision, pack};
 use codec_train::StepReport;
 use codec_train::report::Log;
+use codec_train::run::{MODEL, Outcome};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-/// Folder of the finished model inside that of the run.
-const MODEL: &str = "model";
+use std::path::Path;
 
 /// Who wants to know what a run does.
 pub trait Watch {
@@ -22,15 +19,6 @@ pub trait Watch {
     fn judged(&mut self, step: u64, report: &Report);
     /// Whether to stop, with a checkpoint.
     fn wants_stop(&self) -> bool;
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All steps are done; the model lies in this folder.
-    Finished(PathBuf),
-    /// Stopped by request; the checkpoint is this file.
-    Stopped(PathBuf),
 }
 
 /// Trains until the last step.
@@ -52,17 +40,20 @@ pub fn run(trainer: &mut Trainer, watch: &mut dyn Watch) -> Result<Outcome> {
         if is_last || is_due(step, schedule.log_every) {
             log.flush(trainer.seconds(), &BTreeMap::new())?;
         }
+        let stops = watch.wants_stop() && !is_last;
+        let mut saved = None;
+        if is_last || stops || is_due(step, schedule.checkpoint_every) {
+            saved = Some(trainer.checkpoint()?);
+        }
+        // After the checkpoint, so that nothing is lost where it fails.
         if judges && (is_last || is_due(step, schedule.validate_every)) {
             let report = trainer.judge()?;
             watch.judged(step, &report);
             log.scores(step, trainer.seconds(), scores(&report))?;
         }
-        let stops = watch.wants_stop() && !is_last;
-        if is_last || stops || is_due(step, schedule.checkpoint_every) {
-            let path = trainer.checkpoint()?;
-            if stops {
-                return Ok(Outcome::Stopped(path));
-            }
+        if let (true, Some(path)) = (stops, saved) {
+            log.flush(trainer.seconds(), &BTreeMap::new())?;
+            return Ok(Outcome::Stopped(path));
         }
     }
     let folder = config.output.join(MODEL);
@@ -72,8 +63,8 @@ pub fn run(trainer: &mut Trainer, watch: &mut dyn Watch) -> Result<Outcome> {
 
 /// Curves of the page: bits per code of the model and the baselines, and of every codebook.
 fn scores(report: &Report) -> BTreeMap<String, BTreeMap<String, f64>> {
-    let n_per_frame = report.bits_per_frame().model / report.bits_per_code().max(f64::MIN_POSITIVE);
     let totals = report.bits_per_frame();
+    let n_per_frame = totals.model / report.bits_per_code().max(f64::MIN_POSITIVE);
     let mut all = BTreeMap::from([("model".to_owned(), report.bits_per_code())]);
     for (name, bits) in [("bigram", totals.bigram), ("unigram", totals.unigram)] {
         all.extend(bits.map(|bits| (name.to_owned(), bits / n_per_frame)));
@@ -83,12 +74,10 @@ fn scores(report: &Report) -> BTreeMap<String, BTreeMap<String, f64>> {
     BTreeMap::from([("bits per code".to_owned(), all), ("bits per code of each codebook".to_owned(), books)])
 }
 
-/// Writes the model as a folder: `config.json` and `model.safetensors`.
+/// Writes the model as a folder.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// As [`save`].
 pub fn export(trainer: &Trainer, folder: &Path, precision: Precision) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    write_whole(&folder.join(CONFIG), trainer.model_config().text()?.as_bytes())?;
-    write_whole(&folder.join(WEIGHTS), &pack(&trainer.export()?, precision)?)
+    save(folder, trainer.model_config().text()?.as_bytes(), &pack(&trainer.export()?, precision)?)
 }

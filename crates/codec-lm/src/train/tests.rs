@@ -5,7 +5,7 @@ use crate::config::Shape;
 use crate::corpus::{Columns, Tokenizer};
 use crate::pattern::Pattern;
 use codec_core::{CodeLayout, Codes};
-use codec_train::config::{ScheduleConfig, SourceConfig};
+use codec_train::config::{OptimizerConfig, ScheduleConfig, SourceConfig};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,7 +21,7 @@ fn config(output: &Path, shape: Shape, steps: u64) -> RunConfig {
         output: output.to_owned(),
         model: ModelSection { shape, ..ModelSection::default() },
         data,
-        optimizer: OptimizerConfig { warm_up: 20, weight_decay: 0.0, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig { warm_up: 20, weight_decay: 0.0, ..default_optimizer() },
         schedule,
     }
 }
@@ -190,6 +190,33 @@ fn audio_is_tokenized_once() {
 }
 
 #[test]
+fn a_run_that_is_stopped_leaves_its_log() {
+    struct StopAfter(u64);
+    impl Watch for StopAfter {
+        fn step(&mut self, _: &StepReport) {
+            self.0 -= 1;
+        }
+        fn judged(&mut self, _: u64, _: &Report) {}
+        fn wants_stop(&self) -> bool {
+            self.0 == 0
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let all = corpus(random_rows(2, 10, 200), 10);
+    let config = config(folder.path(), Shape { n_layers: 1, ..small() }, 30);
+    let mut trainer = Trainer::new(config.clone(), all.clone(), None, &Device::Cpu).unwrap();
+    let Outcome::Stopped(path) = run(&mut trainer, &mut StopAfter(3)).unwrap() else { panic!("finished") };
+    assert!(path.is_file());
+    // A line comes every ten steps; what is left is not lost.
+    let log = std::fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+    assert!(log.lines().count() == 1 && log.contains("\"step\":3"), "{log}");
+    // What is judged by must be of the codes that are trained on, which shows at the start.
+    let held = corpus(random_rows(3, 10, 200), 10);
+    let refused = Trainer::new(config, all, Some(held), &Device::Cpu);
+    assert!(matches!(refused, Err(Error::Mismatch { .. })));
+}
+
+#[test]
 fn settings_are_used_or_refused() {
     let text = "output = 'o'\n[model]\npattern = 'depth'\ndim = 32\n[model.depth]\ndim = 16\nn_layers = 1\n\
                 n_heads = 2\nhidden = 32\n[data]\nsources = [{path = 'x'}]\n[schedule]\nsteps = 5\n";
@@ -208,6 +235,27 @@ fn settings_are_used_or_refused() {
     refused("steps = 5", "steps = 0");
     refused("[{path = 'x'}]", "[]");
     refused("[{path = 'x'}]", "[{path = 'x'}]\nwindow = 1");
+    refused("[{path = 'x'}]", "[{path = 'x'}]\nn_codebooks = 0");
+    refused("[{path = 'x'}]", "[{path = 'x', weight = -1}]");
+    refused("n_layers = 1", "n_layers = 0");
+    refused("[model]", "[optimizer]\nlearning_rate = nan\n[model]");
+    refused("[model]", "[optimizer]\nclip = -1.0\n[model]");
+    refused("[model]", "[optimizer]\nbetas = [0.9, 1.0]\n[model]");
+    // What a run says of the optimizer stands over the defaults of language models.
+    let own = text.replace("[model]", "[optimizer]\nclip = 2\n[model]");
+    let own: RunConfig = toml::from_str(&own).unwrap();
+    let usual = default_optimizer();
+    assert_eq!((own.optimizer.clip, own.optimizer.betas), (2.0, usual.betas));
+    assert_eq!(config.optimizer.learning_rate, usual.learning_rate);
+    let odd = text.replace("[model]", "[optimizer]\nclips = 2\n[model]");
+    assert!(toml::from_str::<RunConfig>(&odd).unwrap_err().to_string().contains("clips"));
+    // Paths are those of the file, from wherever the run is resumed.
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let path = PathBuf::from(folder.path().file_name().unwrap()).join("run.toml");
+    std::fs::write(&path, text).unwrap();
+    let opened = RunConfig::open(&path).unwrap();
+    let absolute = std::env::current_dir().unwrap().join(path.parent().unwrap());
+    assert_eq!((&opened.output, &opened.data.sources[0].path), (&absolute.join("o"), &absolute.join("x")));
     let delays = text.replace("pattern = 'depth'", "pattern = 'flatten'\ndelays = [0, 1]");
     let config: RunConfig = toml::from_str(&delays).unwrap();
     assert!(config.model.config(&CodeLayout::uniform(2, 8).unwrap()).is_err());

@@ -1,7 +1,7 @@
 //! Attention with rotary positions, over a bounded or unbounded past or the whole clip.
 
 use super::steps::join;
-use super::{Chunk, Flow, Layer, Linear, Work};
+use super::{Chunk, Flow, Layer, Linear, Merge, Work};
 use crate::ops::{self, Past, Sight};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -77,24 +77,56 @@ impl Attention {
             rotary: spec.rotary_base.map(|base| Rotary::new(dim, base)).transpose()?,
         })
     }
+
+    /// Attention of the next steps of one stream, `[batch, time, (n_heads + 2 * n_kv_heads) * dim]`.
+    fn attend(&self, qkv: &Tensor, stream: &mut Stream) -> Result<Tensor> {
+        let Heads { n_heads, n_kv_heads, dim } = self.heads;
+        let (width, kv_width) = (n_heads * dim, n_kv_heads * dim);
+        let mut q = qkv.narrow(2, 0, width)?;
+        let mut k = qkv.narrow(2, width, kv_width)?;
+        let v = qkv.narrow(2, width + kv_width, kv_width)?;
+        if let Some(rotary) = &self.rotary {
+            q = ops::rotate(&q, rotary, n_heads, stream.position)?;
+            k = ops::rotate(&k, rotary, n_kv_heads, stream.position)?;
+        }
+        stream.position += qkv.dim(1)? as u64;
+        ops::attend([&q, &k, &v], &mut stream.past, self.heads, self.sight)
+    }
 }
 
 /// The state of [`Attention`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AttentionState {
+    /// One for the whole batch, or one for each item where streams were merged.
+    streams: Vec<Stream>,
+    /// The clip so far, where steps see all of it.
+    clip: Vec<Tensor>,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Default)]
+struct Stream {
     /// Of the next step.
     position: u64,
     /// The keys and values that the next step may see.
     past: Past,
-    /// The clip so far, where steps see all of it.
-    clip: Vec<Tensor>,
+}
+
+impl Merge for AttentionState {
+    fn merge(states: Vec<Self>) -> Result<Self> {
+        if states.iter().any(|state| !state.clip.is_empty()) {
+            return Err(Error::unsupported("merging streams", "attention over whole clips"));
+        }
+        let streams = states.into_iter().flat_map(|state| state.streams).collect();
+        Ok(Self { streams, clip: Vec::new() })
+    }
 }
 
 impl Layer for Attention {
     type State = AttentionState;
 
     fn init(&self) -> AttentionState {
-        AttentionState::default()
+        AttentionState { streams: vec![Stream::default()], clip: Vec::new() }
     }
 
     fn step(&self, state: &mut AttentionState, chunk: Chunk) -> Result<Chunk> {
@@ -107,18 +139,18 @@ impl Layer for Attention {
             }
         }
         let chunk = chunk.map_steps(|xs| {
-            let Heads { n_heads, n_kv_heads, dim } = self.heads;
-            let (width, kv_width) = (n_heads * dim, n_kv_heads * dim);
             let qkv = self.input.apply(&xs)?;
-            let mut q = qkv.narrow(2, 0, width)?;
-            let mut k = qkv.narrow(2, width, kv_width)?;
-            let v = qkv.narrow(2, width + kv_width, kv_width)?;
-            if let Some(rotary) = &self.rotary {
-                q = ops::rotate(&q, rotary, n_heads, state.position)?;
-                k = ops::rotate(&k, rotary, n_kv_heads, state.position)?;
-            }
-            state.position += xs.dim(1)? as u64;
-            self.output.apply(&ops::attend([&q, &k, &v], &mut state.past, self.heads, self.sight)?)
+            let ys = match state.streams.as_mut_slice() {
+                [stream] => self.attend(&qkv, stream)?,
+                streams => {
+                    let (_, n_steps, width) = qkv.dims3()?;
+                    ops::expect_shape("merged streams", &qkv, &[streams.len(), n_steps, width])?;
+                    let items = streams.iter_mut().enumerate();
+                    let items = items.map(|(idx, stream)| self.attend(&qkv.narrow(0, idx, 1)?, stream));
+                    Tensor::cat(&items.collect::<Result<Vec<_>>>()?, 0)?
+                }
+            };
+            self.output.apply(&ys)
         })?;
         if end {
             *state = self.init();
@@ -165,7 +197,8 @@ pub fn half_split(rows: &Tensor, dim: usize) -> Result<Tensor> {
 mod tests {
     use super::super::testing::{assert_streams, assert_threads_agree, assert_trains};
     use super::*;
-    use crate::ops::testing::{Rng, assert_close, values};
+    use crate::layers::Residual;
+    use crate::ops::testing::{Rng, assert_close, bits, values};
     use candle_core::{DType, Device, IndexOp};
     use proptest::prelude::*;
 
@@ -276,13 +309,62 @@ mod tests {
         let near = layer.forward(&xs).unwrap().unwrap();
         // Three hours and a week of 25 steps a second.
         for position in [270_000, 15_120_000] {
-            let mut state = AttentionState { position, ..layer.init() };
+            let mut state = layer.init();
+            state.streams[0].position = position;
             let far = layer.step(&mut state, Chunk::last(xs.clone())).unwrap().steps.unwrap();
             assert_close("far against near", &values(&far), &values(&near), 1e-6);
             let want = reference(&xs.i(0).unwrap(), &weights, spec, position as usize);
             assert_close("far", &values(&far), &want, 1e-5);
-            assert_eq!(state.position, 0);
+            assert_eq!(state.streams[0].position, 0);
         }
+    }
+
+    #[test]
+    fn merged_streams_have_the_bits_of_each_alone() {
+        let mut rng = Rng::new(4);
+        let heads = Heads { n_heads: 4, n_kv_heads: 2, dim: 4 };
+        for (context, rotary_base) in [(Some(5), Some(100.0)), (None, None)] {
+            let spec = AttentionSpec { heads, sight: Sight::Past { context }, rotary_base };
+            let layer = Attention::new(&weights(&mut rng, heads, 6), spec).unwrap();
+            let net = vec![Residual::new(layer)];
+            let step = |state: &mut Vec<_>, xs: &Tensor| {
+                net.step(state, Chunk::next(xs.clone())).unwrap().steps.unwrap()
+            };
+            // One that has read more than its context, one that has read a little, one that is new.
+            let mut alone: Vec<_> = [9, 2, 0].map(|n| (n, net.init(), net.init())).into();
+            for (n, state, again) in &mut alone {
+                let xs = rng.tensor(&[1, *n, 6]);
+                for state in [state, again].into_iter().filter(|_| *n > 0) {
+                    step(state, &xs);
+                }
+            }
+            let (states, mut alone): (Vec<_>, Vec<_>) =
+                alone.into_iter().map(|(_, state, again)| (state, again)).unzip();
+            let mut merged = Vec::merge(states).unwrap();
+            for n in [1, 1, 3, 7] {
+                let xs = rng.tensor(&[3, n, 6]);
+                let ys = step(&mut merged, &xs);
+                for (idx, state) in alone.iter_mut().enumerate() {
+                    let item = |xs: &Tensor| xs.narrow(0, idx, 1).unwrap();
+                    assert_eq!(bits(&item(&ys)), bits(&step(state, &item(&xs))), "item {idx}, {n} steps");
+                }
+            }
+            let other = net.step(&mut merged, Chunk::next(rng.tensor(&[2, 1, 6])));
+            assert!(matches!(other, Err(Error::Shape { .. })));
+        }
+    }
+
+    #[test]
+    fn streams_that_hold_steps_back_do_not_merge() {
+        let mut rng = Rng::new(5);
+        let spec = AttentionSpec { heads: Heads::one(2), sight: Sight::Clip, rotary_base: None };
+        let layer = Attention::new(&weights(&mut rng, spec.heads, 6), spec).unwrap();
+        let mut state = layer.init();
+        layer.step(&mut state, Chunk::next(rng.tensor(&[1, 2, 6]))).unwrap();
+        let merged = Merge::merge(vec![state, layer.init()]);
+        assert!(matches!(merged, Err::<AttentionState, _>(Error::Unsupported { .. })));
+        let fewer = Vec::merge(vec![vec![layer.init()], Vec::new()]);
+        assert!(matches!(fewer, Err::<Vec<AttentionState>, _>(Error::ForeignState { .. })));
     }
 
     #[test]

@@ -20,7 +20,7 @@
 //! | [`Oversampled`] | as [`Conv1d`], at either rate; a step of the doubled rate that waits for its turn | the remaining windows |
 //! | [`Noise`] | how many steps have passed | nothing |
 //! | [`GroupNorm`] | everything: its statistics need the whole segment | the normalised segment |
-//! | [`Attention`] | position; keys and values of the context, or the clip where it sees all of it | the clip's outputs |
+//! | [`Attention`] | position; keys and values of the context, or the clip where it sees all of it; [`Merge`] | the clip's outputs |
 //! | [`Activation`], [`LayerNorm`], [`RmsNorm`], [`Linear`], [`ChannelScale`], [`Polar`], [`SumGroups`] | none | nothing |
 //!
 //! # How a layer is written
@@ -41,6 +41,7 @@ mod groups;
 mod istft;
 mod linear;
 mod lstm;
+mod merge;
 mod noise;
 mod norm;
 mod oversampled;
@@ -64,6 +65,7 @@ pub use groups::SumGroups;
 pub use istft::{Istft, IstftState, Polar};
 pub use linear::{ChannelScale, Linear};
 pub use lstm::{BiLstm, Lstm, LstmWeights};
+pub use merge::Merge;
 pub use noise::Noise;
 pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use oversampled::{DoubledState, Oversampled};

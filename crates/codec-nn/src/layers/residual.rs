@@ -1,7 +1,7 @@
 //! Two branches that are added.
 
 use super::steps::Queue;
-use super::{Chunk, Flow, Layer, Work};
+use super::{Chunk, Flow, Layer, Merge, Work};
 use crate::{Error, Result, ops};
 
 /// `inner(x) + shortcut(x)`; either branch may lag behind the other.
@@ -34,6 +34,21 @@ pub struct ResidualState<L, S> {
     shortcut: S,
     from_inner: Queue,
     from_shortcut: Queue,
+}
+
+impl<L: Merge, S: Merge> Merge for ResidualState<L, S> {
+    fn merge(streams: Vec<Self>) -> Result<Self> {
+        let (mut inner, mut shortcut) = (Vec::new(), Vec::new());
+        for stream in streams {
+            if stream.from_inner.len() + stream.from_shortcut.len() > 0 {
+                return Err(Error::unsupported("merging streams", "a branch that lags"));
+            }
+            inner.push(stream.inner);
+            shortcut.push(stream.shortcut);
+        }
+        let (from_inner, from_shortcut) = (Queue::default(), Queue::default());
+        Ok(Self { inner: L::merge(inner)?, shortcut: S::merge(shortcut)?, from_inner, from_shortcut })
+    }
 }
 
 impl<L: Layer, S: Layer> Layer for Residual<L, S> {

@@ -29,6 +29,11 @@ pub struct Clip {
     pub columns: BTreeMap<String, String>,
 }
 
+/// Whether a file is a manifest, by its name.
+pub fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "tsv" || e == "jsonl")
+}
+
 /// The clips of a source, in a fixed order.
 ///
 /// # Errors

@@ -7,4 +7,4 @@ mod manifest;
 pub use library::{Crop, Library, decode};
 pub(crate) use loader::batch;
 pub use loader::{Batch, Loader};
-pub use manifest::{Clip, clips};
+pub use manifest::{Clip, clips, is_manifest};
