@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 
 /// Seconds of audio that a codec is given at once.
@@ -326,16 +326,6 @@ fn find(source: &SourceConfig) -> Result<Vec<Clip>> {
         }
     }
     Ok(clips(source)?)
-}
-
-/// Writes a file beside its final name and renames it when it is whole.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = AtomicFile::create(path)?;
-        file.write_all(bytes)?;
-        file.commit()
-    };
-    write().map_err(Error::io(path))
 }
 
 #[cfg(test)]

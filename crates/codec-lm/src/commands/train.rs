@@ -3,6 +3,7 @@
 use crate::{Global, INTERRUPTED, is_stopping};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use codec_io::atomic::write_whole;
 use codec_lm::corpus::{Columns, Corpus, Tokenizer};
 use codec_lm::judge::Report;
 use codec_lm::quantize::{Precision, pack};
@@ -10,6 +11,7 @@ use codec_lm::train::{Outcome, RunConfig, Trainer, Watch, exported, run};
 use codec_train::StepReport;
 use codec_train::checkpoint::{Saved, list};
 use codec_train::config::SourceConfig;
+use codec_train::folder::{RunFolder, folder_of};
 use indicatif::ProgressBar;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ pub(crate) struct ResumeArgs {
     /// Train to this step instead of the configuration's.
     #[arg(long)]
     steps: Option<u64>,
+    /// Go on although the data is not what the checkpoint was trained on.
+    #[arg(long)]
+    changed_data: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -102,32 +107,38 @@ impl DeviceArgs {
 
 pub(crate) fn train(args: &TrainArgs, global: &Global) -> Result<ExitCode> {
     let config = RunConfig::open(&args.config)?;
-    let folder = &config.output;
-    let checkpoints = if folder.is_dir() { list(folder)? } else { Vec::new() };
+    let folder = RunFolder::claim(&config.output)?;
+    let checkpoints = list(folder.path())?;
     if !checkpoints.is_empty() && !args.overwrite {
-        let folder = folder.display();
+        let folder = folder.path().display();
         bail!("{folder} holds a run: go on with `codec-lm resume {folder}`, or begin anew with --overwrite");
     }
     let device = args.device.open()?;
     let (corpus, held) = read(&config, global)?;
     let trainer = Trainer::new(config, corpus, held, &device)?;
     checkpoints.iter().try_for_each(std::fs::remove_file).context("removing the old run")?;
-    go(trainer, global)
+    go(trainer, &folder, global)
 }
 
 pub(crate) fn resume(args: &ResumeArgs, global: &Global) -> Result<ExitCode> {
+    let folder = RunFolder::claim(&folder_of(&args.run)?)?;
     let device = args.device.open()?;
     let saved = Saved::read(&args.run, &device)?;
     let mut config: RunConfig =
         toml::from_str(&saved.state.config).context("the checkpoint's configuration")?;
     // The folder may have moved since.
-    let folder = if args.run.is_dir() { Some(args.run.as_path()) } else { args.run.parent() };
-    if let Some(folder) = folder {
-        config.output = folder.to_owned();
-    }
+    config.output = folder.path().to_owned();
     config.schedule.steps = args.steps.unwrap_or(config.schedule.steps);
     let (corpus, held) = read(&config, global)?;
-    go(Trainer::resume(&saved, config, corpus, held, &device)?, global)
+    let trainer = Trainer::resume(&saved, config, corpus, held, &device)?;
+    match trainer.check_data(&saved) {
+        Err(changed) if args.changed_data => global.note(&format!("{changed}; going on")),
+        checked => checked.context("put it back, or go on with --changed-data")?,
+    }
+    for aside in saved.set_later_aside(folder.path())? {
+        global.note(&format!("a checkpoint of a later step is set aside: {}", aside.display()));
+    }
+    go(trainer, &folder, global)
 }
 
 pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
@@ -154,12 +165,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     std::fs::create_dir_all(&args.output).with_context(|| args.output.display().to_string())?;
     for (name, bytes) in [("config.json", config), ("model.safetensors", weights)] {
         let path = args.output.join(name);
-        let write = || -> std::io::Result<()> {
-            let mut file = codec_io::atomic::AtomicFile::create(&path)?;
-            std::io::Write::write_all(&mut file, &bytes)?;
-            file.commit()
-        };
-        write().with_context(|| path.display().to_string())?;
+        write_whole(&path, &bytes).with_context(|| path.display().to_string())?;
     }
     println!("{}", args.output.display());
     Ok(ExitCode::SUCCESS)
@@ -198,13 +204,13 @@ fn read(config: &RunConfig, global: &Global) -> Result<(Corpus, Option<Corpus>)>
     Ok((corpus, held))
 }
 
-fn go(mut trainer: Trainer, global: &Global) -> Result<ExitCode> {
+fn go(mut trainer: Trainer, folder: &RunFolder, global: &Global) -> Result<ExitCode> {
     codec_kernels::keep_freed_memory();
     let [trained, held] = trainer.n_frames();
-    let folder = trainer.config().output.display().to_string();
-    global.note(&format!("{trained} frames to train on, {held} to judge by; log and page in {folder}"));
+    let path = folder.path().display();
+    global.note(&format!("{trained} frames to train on, {held} to judge by; log and page in {path}"));
     let mut watch = Terminal::new(&trainer, global);
-    let outcome = run(&mut trainer, &mut watch);
+    let outcome = run(&mut trainer, folder, &mut watch);
     watch.bar.finish_and_clear();
     match outcome? {
         Outcome::Finished(folder) => {

@@ -1,12 +1,13 @@
 //! A run from start to end: steps, log, page, judgements, checkpoints, and the model at last.
 
 use super::Trainer;
-use crate::corpus::write_whole;
 use crate::error::{Error, Result};
 use crate::families::{CONFIG, WEIGHTS};
 use crate::judge::Report;
 use crate::quantize::{Precision, pack};
+use codec_io::atomic::write_whole;
 use codec_train::StepReport;
+use codec_train::folder::RunFolder;
 use codec_train::report::Log;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,12 +34,15 @@ pub enum Outcome {
     Stopped(PathBuf),
 }
 
-/// Trains until the last step.
+/// Trains until the last step, in a folder that is claimed: that of the configuration.
 ///
 /// # Errors
-/// As [`Trainer::advance`]; the last checkpoint then stands.
-pub fn run(trainer: &mut Trainer, watch: &mut dyn Watch) -> Result<Outcome> {
+/// As [`Trainer::advance`]; the last checkpoint then stands. [`Error::Config`] when another folder is claimed.
+pub fn run(trainer: &mut Trainer, folder: &RunFolder, watch: &mut dyn Watch) -> Result<Outcome> {
     let config = trainer.config().clone();
+    if folder.path() != config.output {
+        return Err(Error::config("output", "is not the folder that is claimed"));
+    }
     let schedule = &config.schedule;
     let mut log = Log::open(&config.output, trainer.step())?;
     let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
@@ -89,6 +93,10 @@ fn scores(report: &Report) -> BTreeMap<String, BTreeMap<String, f64>> {
 /// [`Error::Io`].
 pub fn export(trainer: &Trainer, folder: &Path, precision: Precision) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    write_whole(&folder.join(CONFIG), trainer.model_config().text()?.as_bytes())?;
-    write_whole(&folder.join(WEIGHTS), &pack(&trainer.export()?, precision)?)
+    let config = trainer.model_config().text()?.into_bytes();
+    for (name, bytes) in [(CONFIG, config), (WEIGHTS, pack(&trainer.export()?, precision)?)] {
+        let path = folder.join(name);
+        write_whole(&path, &bytes).map_err(Error::io(path))?;
+    }
+    Ok(())
 }
