@@ -66,6 +66,9 @@ pub enum Error {
     /// A thread of the loader ended.
     #[error("a thread that loads audio has ended")]
     Loader,
+    /// From the search for a model to go on from.
+    #[error(transparent)]
+    Model(#[from] codec_models::Error),
     /// From the networks.
     #[error(transparent)]
     Nn(#[from] codec_nn::Error),

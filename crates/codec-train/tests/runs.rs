@@ -286,6 +286,43 @@ fn averaged_weights_begin_anew_where_an_entry_does() -> Result {
 }
 
 #[test]
+fn a_run_goes_on_from_a_model_by_its_name() -> Result {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("clips"))?;
+    write_clips(&folder.path().join("clips"))?;
+    let path = folder.path().join("run.toml");
+    let open = |checkpoint: &str| -> Result<RunConfig> {
+        let text = format!(
+            "output = 'run'\n[data]\ncrop_seconds = 0.2\nbatch_size = 1\nsources = [{{ path = 'clips' }}]\n\
+             [model]\ncheckpoint = '{checkpoint}'\nfreeze = ['encoder.']\n[schedule]\nsteps = 1\n"
+        );
+        std::fs::write(&path, text)?;
+        Ok(RunConfig::open(&path)?)
+    };
+    let mut trainer = Trainer::new(open(codec_models::DEFAULT)?, &Device::Cpu)?;
+    let model = trainer.info().model.clone();
+    assert_eq!(model, codec_models::DEFAULT);
+    let values_of = |trainer: &Trainer| bits(&trainer.save().unwrap()).unwrap();
+    let before = values_of(&trainer);
+    let Outcome::Finished(trained) = run(&mut trainer, &mut StopAt(u64::MAX, 0))? else { panic!() };
+    let changed = |name: &str| {
+        let is_it = |(known, _): &&(String, Vec<u32>)| known.starts_with(name);
+        let values = |all: &[(String, Vec<u32>)]| all.iter().filter(is_it).cloned().collect::<Vec<_>>();
+        values(&before) != values(&values_of(&trainer))
+    };
+    assert_eq!([changed("model/decoder."), changed("model/encoder.")], [true, false]);
+
+    // A path counts from the configuration's folder, whatever else has that name.
+    let beside = folder.path().join("encodec_24khz");
+    std::fs::rename(&trained, &beside)?;
+    assert_eq!(open("encodec_24khz")?.model.checkpoint, Some(beside.display().to_string()));
+    assert_eq!(Trainer::new(open("encodec_24khz")?, &Device::Cpu)?.info().model, model);
+    let missing = Trainer::new(open("encodec_42khz")?, &Device::Cpu).unwrap_err().to_string();
+    assert!(missing.contains("did you mean encodec_24khz?"), "{missing}");
+    Ok(())
+}
+
+#[test]
 fn other_data_is_noticed() -> Result {
     let folder = tempfile::tempdir()?;
     let clips = folder.path().join("clips");

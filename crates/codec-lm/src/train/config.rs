@@ -200,6 +200,8 @@ impl RunConfig {
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let mut config = toml::from_str::<Self>(&text).map_err(|e| Error::format(path, e))?;
+        // Absolute, so that a checkpoint finds its data from wherever the run is resumed.
+        let path = std::path::absolute(path).map_err(Error::io(path))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.output = folder.join(&config.output);
         let data = &mut config.data;
