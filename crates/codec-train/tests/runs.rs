@@ -323,6 +323,26 @@ fn a_run_goes_on_from_a_model_by_its_name() -> Result {
 }
 
 #[test]
+fn a_new_model_is_not_shaken_by_silence() -> Result {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("clips"))?;
+    let audio = AudioBuffer::mono(16_000, vec![0.0; 16_000])?;
+    let mut writer = WavWriter::create(folder.path().join("clips/a.wav"), audio.spec(), WavFormat::Float32)?;
+    writer.write(&audio)?;
+    writer.finish()?;
+    let mut config = config(folder.path(), LAPPED, "")?;
+    config.adversary = None;
+    config.loss.balance = false;
+    // Norms in a row, each of which would raise the gradient of nothing a thousandfold.
+    let mut trainer = Trainer::new(config, &Device::Cpu)?;
+    for _ in 0..3 {
+        let report = trainer.advance()?;
+        assert!(report.gradient < 1e4, "{report:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn other_data_is_noticed() -> Result {
     let folder = tempfile::tempdir()?;
     let clips = folder.path().join("clips");
