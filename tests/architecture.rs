@@ -21,8 +21,11 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("codec-hub", &["codec-core", "codec-io"]),
     ("codec-nn", &["codec-kernels", "codec-pickle", "codec-core"]),
     ("codec-metrics", &["codec-kernels", "codec-core"]),
-    ("codec-train", &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-metrics"]),
     ("codec-models", &["codec-core", "codec-io", "codec-hub", "codec-nn"]),
+    (
+        "codec-train",
+        &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-metrics", "codec-models"],
+    ),
     ("codec-lm", &["codec-kernels", "codec-core", "codec-io", "codec-nn", "codec-train", "codec-models"]),
     ("codec-cli", &BELOW_PROGRAMS),
     ("xtask", &BELOW_PROGRAMS),

@@ -96,24 +96,46 @@ impl AtomicFile {
     }
 }
 
+/// Writes all of a file: it is there whole, or as it was before.
+///
+/// # Errors
+/// As [`AtomicFile::create`], writing, and [`AtomicFile::commit`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes)?;
+    file.commit()
+}
+
 /// Removes the temporary files in a folder that dead processes have left there; returns how many.
 ///
 /// A living process holds a lock on each of its own. What cannot be looked at is left alone.
 pub fn remove_stale(folder: &Path) -> usize {
+    remove_older(folder, MIN_STALE_AGE)
+}
+
+/// As [`remove_stale`], also files that are seconds old: for a folder that no other process writes to.
+pub fn remove_abandoned(folder: &Path) -> usize {
+    remove_older(folder, Duration::ZERO)
+}
+
+fn remove_older(folder: &Path, min_age: Duration) -> usize {
     let mut n_removed = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
-        if is_ours && is_stale(&entry.path()).unwrap_or(false) && fs::remove_file(entry.path()).is_ok() {
+        if is_ours
+            && is_stale(&entry.path(), min_age).unwrap_or(false)
+            && fs::remove_file(entry.path()).is_ok()
+        {
             n_removed += 1;
         }
     }
     n_removed
 }
 
-fn is_stale(path: &Path) -> io::Result<bool> {
+fn is_stale(path: &Path, min_age: Duration) -> io::Result<bool> {
     let found = fs::symlink_metadata(path)?;
-    let is_old = found.modified()?.elapsed().is_ok_and(|age| age >= MIN_STALE_AGE);
+    let is_old = min_age.is_zero() || found.modified()?.elapsed().is_ok_and(|age| age >= min_age);
     Ok(found.is_file() && is_old && OpenOptions::new().write(true).open(path)?.try_lock().is_ok())
 }
 
@@ -232,6 +254,8 @@ mod tests {
         assert_eq!(remove_stale(folder.path()), 1);
         assert!(!folder.path().join(".codec-dead.tmp").exists());
         assert_eq!(names(folder.path()).len(), 3);
+        assert_eq!(remove_abandoned(folder.path()), 1);
+        assert!(!folder.path().join(".codec-young.tmp").exists());
         used.commit().unwrap();
         assert_eq!(remove_stale(folder.path()), 0);
         assert_eq!(remove_stale(&folder.path().join("nowhere")), 0);

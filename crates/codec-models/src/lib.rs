@@ -38,12 +38,7 @@ pub const DEFAULT: &str = "codec-16khz";
 /// [`Error::Unknown`] when it is neither; [`Error::Absent`] when the model's files are not on this machine;
 /// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load.
 pub fn load(name: &str, device: &Device) -> Result<Loaded> {
-    let as_path = Path::new(name);
-    let (checkpoint, found) = if as_path.exists() {
-        (Checkpoint::open(as_path, device).map_err(Error::load(name))?, None)
-    } else {
-        open_card(card(name)?, device)?
-    };
+    let (checkpoint, found) = find(name, device)?;
     let loaded = codec_nn::families::load_checkpoint(&checkpoint, device).map_err(Error::load(name));
     // The digests take as long as the loading, beside which they are computed; other files than those that are
     // expected are the better explanation of a failure.
@@ -53,6 +48,18 @@ pub fn load(name: &str, device: &Device) -> Result<Loaded> {
     let loaded = loaded?;
     tracing::info!(model = loaded.codec.info().model, %name, "model loaded");
     Ok(loaded)
+}
+
+/// The checkpoint of the model of that name, or at that path, before it is made into a codec.
+///
+/// # Errors
+/// As [`load`].
+pub fn open(name: &str, device: &Device) -> Result<Checkpoint> {
+    let (checkpoint, found) = find(name, device)?;
+    if let Some(found) = found {
+        check_digests(&checkpoint, card(name)?, &found)?;
+    }
+    Ok(checkpoint)
 }
 
 /// The card of that name.
@@ -96,6 +103,15 @@ pub fn origin(source: &CardSource) -> String {
         detail("revision", &source.revision),
         detail("folder", &source.folder)
     )
+}
+
+/// Opens what lies at that path, or else the model of that name; its files still have to be compared.
+fn find(name: &str, device: &Device) -> Result<(Checkpoint, Option<Found>)> {
+    let as_path = Path::new(name);
+    if as_path.exists() {
+        return Ok((Checkpoint::open(as_path, device).map_err(Error::load(name))?, None));
+    }
+    open_card(card(name)?, device)
 }
 
 /// Opens the files of a card, or the bytes that are part of the program, where there is nothing to compare.

@@ -1,12 +1,12 @@
 //! Checkpoints: everything that a run needs to go on, in one file that is there whole or not at all.
 
+use crate::data::Fingerprint;
 use crate::error::{Error, Result};
 use crate::model::serialize;
 use candle_core::{Device, Tensor};
-use codec_io::atomic::AtomicFile;
+use codec_io::atomic::write_whole;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "checkpoint-";
@@ -30,6 +30,9 @@ pub struct State {
     pub losses: BTreeMap<String, u64>,
     /// Seconds of training so far.
     pub seconds: f64,
+    /// What was trained on; checkpoints of earlier versions do not say it.
+    #[serde(default)]
+    pub data: Option<Fingerprint>,
 }
 
 /// A run at some step.
@@ -45,7 +48,7 @@ impl Saved {
     /// A checkpoint of this layout.
     pub fn new(step: u64, config: String, seconds: f64) -> Self {
         let (balancer, losses) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { version: VERSION, step, config, balancer, losses, seconds };
+        let state = State { version: VERSION, step, config, balancer, losses, seconds, data: None };
         Self { state, tensors: BTreeMap::new() }
     }
 
@@ -74,9 +77,7 @@ impl Saved {
         let metadata = Some([(STATE_KEY.to_owned(), text)].into_iter().collect());
         let bytes = serialize(self.tensors.clone().into_iter(), metadata)?;
         let path = folder.join(format!("{PREFIX}{:08}{SUFFIX}", self.state.step));
-        let mut file = AtomicFile::create(&path).map_err(Error::io(&path))?;
-        file.write_all(&bytes).map_err(Error::io(&path))?;
-        file.commit().map_err(Error::io(&path))?;
+        write_whole(&path, &bytes).map_err(Error::io(&path))?;
         let mut all = list(folder)?;
         all.retain(|other| other.file_name() <= path.file_name());
         for old in all.iter().rev().skip(keep.max(1)) {

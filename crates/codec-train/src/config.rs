@@ -46,9 +46,10 @@ pub struct ModelConfig {
     /// The configuration of a new model, as in its family's `config.json`.
     #[serde(default)]
     pub config: Option<toml::Table>,
-    /// A model to go on from: what `codec --model` takes.
+    /// A model to go on from: a path, relative to the configuration's folder, or the name of a model, as
+    /// `codec --model` takes it.
     #[serde(default)]
-    pub checkpoint: Option<PathBuf>,
+    pub checkpoint: Option<String>,
     /// Tensors that stay as they are, by the starts of their names.
     #[serde(default)]
     pub freeze: Vec<String>,
@@ -402,7 +403,11 @@ impl RunConfig {
         let path = std::path::absolute(path).map_err(Error::io(path))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.output = folder.join(&config.output);
-        config.model.checkpoint = config.model.checkpoint.map(|checkpoint| folder.join(checkpoint));
+        config.model.checkpoint = config.model.checkpoint.map(|named| {
+            let as_path = folder.join(&named);
+            let is_name = !as_path.exists() && Path::new(&named).components().count() == 1;
+            if is_name { named } else { as_path.display().to_string() }
+        });
         for source in config.data.sources.iter_mut().chain(&mut config.validation.sources) {
             source.path = folder.join(&source.path);
         }

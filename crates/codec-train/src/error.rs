@@ -33,6 +33,20 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Another process trains in the folder of a run.
+    #[error("{folder}: another process trains in this folder", folder = folder.display())]
+    Busy {
+        /// The run's folder.
+        folder: PathBuf,
+    },
+    /// The data is not what a checkpoint was trained on.
+    #[error("the data is not what the checkpoint was trained on: {then} then, {now} now")]
+    DataChanged {
+        /// What it was.
+        then: String,
+        /// What it is.
+        now: String,
+    },
     /// There is nothing to train on.
     #[error("data: {why}")]
     Data {
@@ -52,6 +66,9 @@ pub enum Error {
     /// A thread of the loader ended.
     #[error("a thread that loads audio has ended")]
     Loader,
+    /// From the search for a model to go on from.
+    #[error(transparent)]
+    Model(#[from] codec_models::Error),
     /// From the networks.
     #[error(transparent)]
     Nn(#[from] codec_nn::Error),

@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 mod error;
+pub mod folder;
 pub mod losses;
 pub mod model;
 pub mod optim;

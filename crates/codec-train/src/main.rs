@@ -7,6 +7,7 @@ use codec_train::StepReport;
 use codec_train::Trainer;
 use codec_train::checkpoint::Saved;
 use codec_train::config::RunConfig;
+use codec_train::folder::{RunFolder, folder_of};
 use codec_train::run::{Outcome, Watch, export, run};
 use codec_train::validation::{Report, Validator};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,6 +59,9 @@ enum Command {
         /// Peak of the learning rate from here on, such as a lower one after a run that diverged.
         #[arg(long, value_name = "RATE")]
         learning_rate: Option<f64>,
+        /// Go on although the data is not what the checkpoint was trained on.
+        #[arg(long)]
+        changed_data: bool,
     },
     /// Write a run's model as a folder for `codec --model`.
     Export {
@@ -181,13 +185,15 @@ fn start(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Train { config, overwrite } => {
             let config = RunConfig::open(&config)?;
-            let old = old_run(&config.output, overwrite)?;
+            let folder = RunFolder::claim(&config.output)?;
+            let old = old_run(folder.path(), overwrite)?;
             let trainer = Trainer::new(config, &device)?;
             // Only now that the new run can begin.
             old.iter().try_for_each(std::fs::remove_file).context("removing the old run")?;
-            train(trainer, &device, say)
+            train(trainer, &folder, &device, say)
         }
-        Command::Resume { run, steps, learning_rate } => {
+        Command::Resume { run, steps, learning_rate, changed_data } => {
+            let folder = RunFolder::claim(&folder_of(&run)?)?;
             let (saved, mut config) = open(&run, &device)?;
             config.schedule.steps = steps.unwrap_or(config.schedule.steps);
             let (step, steps) = (saved.state.step, config.schedule.steps);
@@ -195,12 +201,15 @@ fn start(cli: Cli) -> Result<ExitCode> {
                 bail!("--steps {steps}: the checkpoint is at step {step} already");
             }
             config.optimizer.learning_rate = learning_rate.unwrap_or(config.optimizer.learning_rate);
-            let output = config.output.clone();
             let trainer = Trainer::resume(&saved, config, &device)?;
-            for aside in saved.set_later_aside(&output)? {
+            match trainer.check_data(&saved) {
+                Err(changed) if changed_data => say.note(&format!("{changed}; going on")),
+                checked => checked.context("put it back, or go on with --changed-data")?,
+            }
+            for aside in saved.set_later_aside(folder.path())? {
                 say.note(&format!("a checkpoint of a later step is set aside: {}", aside.display()));
             }
-            train(trainer, &device, say)
+            train(trainer, &folder, &device, say)
         }
         Command::Export { run, output, half } => {
             let (saved, config) = open(&run, &device)?;
@@ -229,18 +238,12 @@ fn open(run: &Path, device: &Device) -> Result<(Saved, RunConfig)> {
     let mut config: RunConfig =
         toml::from_str(&saved.state.config).context("the checkpoint's configuration")?;
     // The folder may have moved since.
-    let folder = if run.is_dir() { Some(run) } else { run.parent() };
-    if let Some(folder) = folder {
-        config.output = folder.to_owned();
-    }
+    config.output = folder_of(run)?;
     Ok((saved, config))
 }
 
 /// The checkpoints that a new run takes the place of; refuses to begin where a run has been.
 fn old_run(output: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
-    if !output.is_dir() {
-        return Ok(Vec::new());
-    }
     let checkpoints = codec_train::checkpoint::list(output)?;
     if !checkpoints.is_empty() && !overwrite {
         let folder = output.display();
@@ -251,14 +254,14 @@ fn old_run(output: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
     Ok(checkpoints)
 }
 
-fn train(mut trainer: Trainer, device: &Device, say: Say) -> Result<ExitCode> {
+fn train(mut trainer: Trainer, folder: &RunFolder, device: &Device, say: Say) -> Result<ExitCode> {
     codec_kernels::keep_freed_memory();
-    let folder = trainer.config().output.clone();
     let mut watch = Terminal::new(&trainer, say);
-    say.note(&format!("{} clips; log and page in {}", trainer.library().n_clips(), folder.display()));
-    let outcome = run(&mut trainer, device, &mut watch);
+    let name = folder.path().display();
+    say.note(&format!("{} clips; log and page in {name}", trainer.library().n_clips()));
+    let outcome = run(&mut trainer, folder, device, &mut watch);
     watch.bar.finish_and_clear();
-    let (run, step) = (folder.as_path(), trainer.step());
+    let (run, step) = (folder.path(), trainer.step());
     match outcome? {
         Outcome::Finished(model) => {
             let ended = Ended { run, step, model: Some(&model), checkpoint: None };
@@ -266,7 +269,7 @@ fn train(mut trainer: Trainer, device: &Device, say: Say) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Stopped(path) => {
-            say.note(&format!("stopped; go on with `codec-train resume {}`", folder.display()));
+            say.note(&format!("stopped; go on with `codec-train resume {}`", run.display()));
             let ended = Ended { run, step, model: None, checkpoint: Some(&path) };
             say.result(|| path.display().to_string(), &ended)?;
             Ok(ExitCode::from(INTERRUPTED))

@@ -27,8 +27,8 @@ impl Model {
         let own = config.config.as_ref().map(serde_json::to_string).transpose();
         let own = own.map_err(|e| Error::config("model.config", e.to_string()))?;
         let (checkpoint, variables) = match (&config.checkpoint, own) {
-            (Some(path), own) => {
-                let checkpoint = Checkpoint::open(path, device)?;
+            (Some(name), own) => {
+                let checkpoint = codec_models::open(name, device)?;
                 let checkpoint = match own {
                     Some(own) => checkpoint.or_config(own),
                     None => checkpoint,

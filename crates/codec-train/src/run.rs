@@ -1,10 +1,12 @@
 //! A run from its first step to its last: log, checkpoints, validations.
 
 use crate::error::{Error, Result};
+use crate::folder::RunFolder;
 use crate::report::Log;
 use crate::trainer::{StepReport, Trainer};
 use crate::validation::{Report, Validator};
 use candle_core::{DType, Device};
+use codec_io::atomic::write_whole;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -32,12 +34,20 @@ pub enum Outcome {
     Stopped(PathBuf),
 }
 
-/// Trains until the last step.
+/// Trains until the last step, in a folder that is claimed: that of the configuration.
 ///
 /// # Errors
-/// As [`Trainer::advance`]; the last checkpoint then stands.
-pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Result<Outcome> {
+/// As [`Trainer::advance`]; the last checkpoint then stands. [`Error::Config`] when another folder is claimed.
+pub fn run(
+    trainer: &mut Trainer,
+    folder: &RunFolder,
+    device: &Device,
+    watch: &mut dyn Watch,
+) -> Result<Outcome> {
     let config = trainer.config().clone();
+    if folder.path() != config.output {
+        return Err(Error::config("output", "is not the folder that is claimed"));
+    }
     let schedule = &config.schedule;
     let validator = Validator::new(&config.validation, trainer.info().audio)?;
     let mut log = Log::open(&config.output, trainer.step())?;
@@ -46,11 +56,14 @@ pub fn run(trainer: &mut Trainer, device: &Device, watch: &mut dyn Watch) -> Res
         let report = match trainer.advance() {
             Ok(report) => report,
             // A file that cannot be read, say: what was learnt since the last checkpoint is kept.
-            Err(error) if !matches!(error, Error::Diverged { .. }) && trainer.step() > 0 => {
-                watch.saved(&trainer.checkpoint()?);
+            Err(error) => {
+                if !matches!(error, Error::Diverged { .. }) && trainer.step() > 0 {
+                    watch.saved(&trainer.checkpoint()?);
+                }
+                // What went wrong first is what is told.
+                log.flush(trainer.seconds(), &usage(trainer)).ok();
                 return Err(error);
             }
-            Err(error) => return Err(error),
         };
         watch.step(&report);
         log.push(report);
@@ -92,12 +105,7 @@ pub fn export(trainer: &Trainer, folder: &Path, dtype: DType) -> Result<()> {
     let config = trainer.model().config().map(|config| ("config.json", config.as_bytes().to_vec()));
     for (name, bytes) in config.into_iter().chain([("model.safetensors", trainer.export(dtype)?)]) {
         let path = folder.join(name);
-        let write = || -> std::io::Result<()> {
-            let mut file = codec_io::atomic::AtomicFile::create(&path)?;
-            std::io::Write::write_all(&mut file, &bytes)?;
-            file.commit()
-        };
-        write().map_err(Error::io(&path))?;
+        write_whole(&path, &bytes).map_err(Error::io(&path))?;
     }
     Ok(())
 }

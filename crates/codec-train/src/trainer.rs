@@ -92,6 +92,7 @@ impl Trainer {
         trainer.optimizer.restore(saved.part("moments"));
         trainer.average.restore(saved.part("average"));
         trainer.quantizer.restore(&saved.part("quantizer"));
+        trainer.quantizer.usage.restore(&saved.part("usage"))?;
         if let Some(adversary) = &mut trainer.adversary {
             adversary.restore(["adversary", "adversary-moments"].map(|part| saved.part(part)))?;
         }
@@ -162,6 +163,14 @@ impl Trainer {
         &self.library
     }
 
+    /// Whether the data is still what a checkpoint was trained on.
+    ///
+    /// # Errors
+    /// [`Error::DataChanged`]: a run that goes on is then another one.
+    pub fn check_data(&self, saved: &Saved) -> Result<()> {
+        self.library.fingerprint().check(saved.state.data.as_ref())
+    }
+
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.step
@@ -199,11 +208,13 @@ impl Trainer {
         saved.put("moments", self.optimizer.tensors().clone());
         saved.put("average", self.average.tensors().clone());
         saved.put("quantizer", self.quantizer.tensors());
+        saved.put("usage", self.quantizer.usage.tensors()?);
         if let Some(adversary) = &self.adversary {
             let [values, moments] = adversary.tensors();
             saved.put("adversary", values);
             saved.put("adversary-moments", moments);
         }
+        saved.state.data = Some(self.library.fingerprint().clone());
         saved.state.balancer = self.balancer.state();
         saved.state.losses = self.smoothed.iter().map(|(name, x)| (name.clone(), x.to_bits())).collect();
         Ok(saved)
@@ -290,9 +301,12 @@ impl Trainer {
         let kinds: Vec<usize> = batch.crops.iter().map(|crop| crop.kind_idx).collect();
         let variables = self.model.variables();
         let revived = self.quantizer.update(&networks.quantizer, variables, &quantized, &kinds, step)?;
-        for (name, rows) in &revived {
-            let n_rows = self.trained.get(name).map_or(Ok(0), |var| var.dim(0))?;
-            self.optimizer.forget_rows(name, n_rows, rows)?;
+        let all = variables.all();
+        for (name, rows) in revived.iter().flat_map(|one| one.names.iter().map(|name| (name, &one.rows))) {
+            let Some(var) = all.get(name) else { continue };
+            self.optimizer.forget_rows(name, var.dim(0)?, rows)?;
+            // Else the entry that is exported would be half the dead one for long.
+            self.average.reset_rows(name, var, rows)?;
         }
         if self.config.optimizer.average > 0.0 {
             self.average.push(&variables.trainable(), self.config.optimizer.average, step)?;
@@ -306,7 +320,7 @@ impl Trainer {
             losses,
             gradient: length,
             learning_rate: rate,
-            n_revived: revived.values().map(Vec::len).sum(),
+            n_revived: revived.iter().map(|one| one.rows.len()).sum(),
             audio_seconds: n_samples as f64 / f64::from(self.info.audio.sample_rate),
             was_ready,
         })
@@ -351,7 +365,9 @@ impl Trainer {
             Ok(forward(&networks.encoder, &self.normalized(&self.tensor(&batch)?)?)?.detach())
         };
         let latents = (0..n_batches).map(latents).collect::<Result<Vec<_>>>()?;
-        self.quantizer.start(&networks.quantizer, self.model.variables(), &latents)
+        let names = self.quantizer.start(&networks.quantizer, self.model.variables(), &latents)?;
+        names.iter().for_each(|name| self.average.forget(name));
+        Ok(())
     }
 
     fn check_losses(&self, losses: &BTreeMap<String, f64>) -> Result<()> {

@@ -5,7 +5,8 @@ use codec_core::AudioBuffer;
 use codec_io::{WavFormat, WavWriter};
 use codec_train::checkpoint::Saved;
 use codec_train::config::RunConfig;
-use codec_train::run::{Outcome, Watch, run};
+use codec_train::folder::RunFolder;
+use codec_train::run::{self, Outcome, Watch};
 use codec_train::validation::Report;
 use codec_train::{Error, StepReport, Trainer};
 use std::path::Path;
@@ -131,6 +132,11 @@ impl Watch for StopAt {
     }
 }
 
+fn run(trainer: &mut Trainer, watch: &mut dyn Watch) -> codec_train::Result<Outcome> {
+    let folder = RunFolder::claim(&trainer.config().output)?;
+    run::run(trainer, &folder, &Device::Cpu, watch)
+}
+
 fn bits(saved: &Saved) -> Result<Vec<(String, Vec<u32>)>> {
     let bits = |(name, tensor): (&String, &candle_core::Tensor)| -> Result<(String, Vec<u32>)> {
         let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
@@ -153,14 +159,14 @@ fn a_run_that_is_killed_and_resumed_equals_one_that_was_not() -> Result {
             config.loss.intelligibility = 0.5;
             config.data.crop_seconds = 0.5;
         }
-        let mut whole = Trainer::new(config.clone(), &device)?;
+        let mut unbroken = Trainer::new(config.clone(), &device)?;
         for _ in 0..12 {
-            whole.advance()?;
+            unbroken.advance()?;
         }
-        let whole = whole.save()?;
+        let whole = unbroken.save()?;
 
         let mut first = Trainer::new(config.clone(), &device)?;
-        let outcome = run(&mut first, &device, &mut StopAt(KILLED, 0))?;
+        let outcome = run(&mut first, &mut StopAt(KILLED, 0))?;
         assert!(matches!(outcome, Outcome::Stopped(_)), "{outcome:?}");
         drop(first);
         // A process that dies after its checkpoint leaves steps behind that nobody may see.
@@ -171,7 +177,7 @@ fn a_run_that_is_killed_and_resumed_equals_one_that_was_not() -> Result {
         drop(lost);
 
         let mut second = Trainer::resume(&Saved::read(&config.output, &device)?, config, &device)?;
-        let outcome = run(&mut second, &device, &mut StopAt(u64::MAX, 0))?;
+        let outcome = run(&mut second, &mut StopAt(u64::MAX, 0))?;
         let Outcome::Finished(model_folder) = outcome else { panic!("{outcome:?}") };
         let resumed = second.save()?;
         let (got, want) = (bits(&resumed)?, bits(&whole)?);
@@ -181,6 +187,8 @@ fn a_run_that_is_killed_and_resumed_equals_one_that_was_not() -> Result {
         }
         assert_eq!(resumed.state.balancer, whole.state.balancer);
         assert_eq!(resumed.state.losses, whole.state.losses);
+        // What the log says of the codes counts on too.
+        assert_eq!(second.usage(None), unbroken.usage(None));
         // What was written is what `codec` loads.
         let codec = codec_nn::load(&model_folder, &device)?.codec;
         let audio = AudioBuffer::mono(16_000, vec![0.1; 1000])?;
@@ -220,7 +228,7 @@ fn a_run_learns_and_its_log_says_so() -> Result {
     config.optimizer.learning_rate = 3e-3;
     config.validation.sources = config.data.sources.clone();
     let mut trainer = Trainer::new(config.clone(), &Device::Cpu)?;
-    run(&mut trainer, &Device::Cpu, &mut StopAt(u64::MAX, 0))?;
+    run(&mut trainer, &mut StopAt(u64::MAX, 0))?;
     let log = std::fs::read_to_string(config.output.join("log.jsonl"))?;
     let lines: Vec<serde_json::Value> =
         log.lines().map(serde_json::from_str).collect::<std::result::Result<_, _>>()?;
@@ -238,6 +246,127 @@ fn a_run_learns_and_its_log_says_so() -> Result {
 }
 
 #[test]
+fn averaged_weights_begin_anew_where_an_entry_does() -> Result {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("clips"))?;
+    write_clips(&folder.path().join("clips"))?;
+    let mut config = config(folder.path(), ENCODEC, "")?;
+    config.adversary = None;
+    config.optimizer.average = 0.99;
+    // Entries far from everything, of which most code nothing.
+    config.quantizer.kmeans_batches = Some(0);
+    config.quantizer.revive_below = 0.9;
+    let mut trainer = Trainer::new(config, &Device::Cpu)?;
+    let codebooks = |saved: &Saved, part: &str| -> Result<Vec<Vec<f32>>> {
+        let mut rows = Vec::new();
+        for (_, tensor) in saved.part(part).iter().filter(|(name, _)| name.ends_with("embed")) {
+            rows.append(&mut tensor.to_vec2::<f32>()?);
+        }
+        Ok(rows)
+    };
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| (x - y).abs()).sum::<f32>();
+    for _ in 0..40 {
+        let old = codebooks(&trainer.save()?, "model")?;
+        let n_revived = trainer.advance()?.n_revived;
+        if n_revived == 0 {
+            continue;
+        }
+        let after = trainer.save()?;
+        let (new, averages) = (codebooks(&after, "model")?, codebooks(&after, "average")?);
+        // Revived entries jump, the others move by a hundredth.
+        let mut order: Vec<usize> = (0..old.len()).collect();
+        order.sort_by(|&a, &b| distance(&old[b], &new[b]).total_cmp(&distance(&old[a], &new[a])));
+        for &row in &order[..n_revived] {
+            let moved = distance(&old[row], &new[row]);
+            assert!(moved > 1.0 && distance(&averages[row], &new[row]) < 1e-4 * moved, "{moved}");
+        }
+        return Ok(());
+    }
+    Err("no entry was revived".into())
+}
+
+#[test]
+fn a_run_goes_on_from_a_model_by_its_name() -> Result {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("clips"))?;
+    write_clips(&folder.path().join("clips"))?;
+    let path = folder.path().join("run.toml");
+    let open = |checkpoint: &str| -> Result<RunConfig> {
+        let text = format!(
+            "output = 'run'\n[data]\ncrop_seconds = 0.2\nbatch_size = 1\nsources = [{{ path = 'clips' }}]\n\
+             [model]\ncheckpoint = '{checkpoint}'\nfreeze = ['encoder.']\n[schedule]\nsteps = 1\n"
+        );
+        std::fs::write(&path, text)?;
+        Ok(RunConfig::open(&path)?)
+    };
+    let mut trainer = Trainer::new(open(codec_models::DEFAULT)?, &Device::Cpu)?;
+    let model = trainer.info().model.clone();
+    assert_eq!(model, codec_models::DEFAULT);
+    let values_of = |trainer: &Trainer| bits(&trainer.save().unwrap()).unwrap();
+    let before = values_of(&trainer);
+    let Outcome::Finished(trained) = run(&mut trainer, &mut StopAt(u64::MAX, 0))? else { panic!() };
+    let changed = |name: &str| {
+        let is_it = |(known, _): &&(String, Vec<u32>)| known.starts_with(name);
+        let values = |all: &[(String, Vec<u32>)]| all.iter().filter(is_it).cloned().collect::<Vec<_>>();
+        values(&before) != values(&values_of(&trainer))
+    };
+    assert_eq!([changed("model/decoder."), changed("model/encoder.")], [true, false]);
+
+    // A path counts from the configuration's folder, whatever else has that name.
+    let beside = folder.path().join("encodec_24khz");
+    std::fs::rename(&trained, &beside)?;
+    assert_eq!(open("encodec_24khz")?.model.checkpoint, Some(beside.display().to_string()));
+    assert_eq!(Trainer::new(open("encodec_24khz")?, &Device::Cpu)?.info().model, model);
+    let missing = Trainer::new(open("encodec_42khz")?, &Device::Cpu).unwrap_err().to_string();
+    assert!(missing.contains("did you mean encodec_24khz?"), "{missing}");
+    Ok(())
+}
+
+#[test]
+fn a_new_model_is_not_shaken_by_silence() -> Result {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("clips"))?;
+    let audio = AudioBuffer::mono(16_000, vec![0.0; 16_000])?;
+    let mut writer = WavWriter::create(folder.path().join("clips/a.wav"), audio.spec(), WavFormat::Float32)?;
+    writer.write(&audio)?;
+    writer.finish()?;
+    let mut config = config(folder.path(), LAPPED, "")?;
+    config.adversary = None;
+    config.loss.balance = false;
+    // Norms in a row, each of which would raise the gradient of nothing a thousandfold.
+    let mut trainer = Trainer::new(config, &Device::Cpu)?;
+    for _ in 0..3 {
+        let report = trainer.advance()?;
+        assert!(report.gradient < 1e4, "{report:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn other_data_is_noticed() -> Result {
+    let folder = tempfile::tempdir()?;
+    let clips = folder.path().join("clips");
+    std::fs::create_dir(&clips)?;
+    write_clips(&clips)?;
+    let config = config(folder.path(), LAPPED, "")?;
+    let mut trainer = Trainer::new(config.clone(), &Device::Cpu)?;
+    trainer.advance()?;
+    trainer.checkpoint()?;
+    let saved = Saved::read(&config.output, &Device::Cpu)?;
+    let resume = |saved: &Saved| Trainer::resume(saved, config.clone(), &Device::Cpu)?.check_data(saved);
+    resume(&saved)?;
+    std::fs::copy(clips.join("a.wav"), clips.join("c.wav"))?;
+    let error = resume(&saved).unwrap_err();
+    assert!(matches!(error, Error::DataChanged { .. }), "{error}");
+    assert!(error.to_string().contains("2 clips") && error.to_string().contains("3 clips"), "{error}");
+    // A checkpoint of before this was known is believed.
+    let mut old = saved;
+    old.state.data = None;
+    resume(&old)?;
+    Ok(())
+}
+
+#[test]
 fn an_exploding_run_stops_and_says_where() -> Result {
     let folder = tempfile::tempdir()?;
     std::fs::create_dir(folder.path().join("clips"))?;
@@ -249,7 +378,7 @@ fn an_exploding_run_stops_and_says_where() -> Result {
     config.optimizer.clip = 0.0;
     config.schedule.checkpoint_every = 1;
     let mut trainer = Trainer::new(config.clone(), &Device::Cpu)?;
-    let error = run(&mut trainer, &Device::Cpu, &mut StopAt(u64::MAX, 0)).unwrap_err();
+    let error = run(&mut trainer, &mut StopAt(u64::MAX, 0)).unwrap_err();
     let Error::Diverged { step, .. } = error else { panic!("{error}") };
     assert!(error.to_string().contains("step"), "{error}");
     // The checkpoint is that of the last step before.

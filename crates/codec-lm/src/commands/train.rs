@@ -13,6 +13,7 @@ use codec_lm::train::{Outcome, RunConfig, Trainer, Watch, exported, run};
 use codec_train::StepReport;
 use codec_train::checkpoint::{Saved, list};
 use codec_train::config::SourceConfig;
+use codec_train::folder::{RunFolder, folder_of};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,9 @@ pub(crate) struct ResumeArgs {
     /// Train to this step instead of the configuration's.
     #[arg(long)]
     steps: Option<u64>,
+    /// Go on although the data is not what the checkpoint was trained on.
+    #[arg(long)]
+    changed_data: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -138,22 +142,21 @@ impl DeviceArgs {
 
 pub(crate) fn train(args: &TrainArgs, reporter: Reporter) -> Result<ExitCode> {
     let config = RunConfig::open(&args.config)?;
-    let folder = &config.output;
-    let checkpoints = if folder.is_dir() { list(folder)? } else { Vec::new() };
+    let folder = RunFolder::claim(&config.output)?;
+    let checkpoints = list(folder.path())?;
     if !checkpoints.is_empty() && !args.overwrite {
-        let folder = folder.display();
+        let folder = folder.path().display();
         bail!("{folder} holds a run: go on with `codec-lm resume {folder}`, or begin anew with --overwrite");
     }
-    // Before hours of audio are tokenized for nothing.
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let device = args.device.open()?;
     let (corpus, held) = read(&config, reporter)?;
     let trainer = Trainer::new(config, corpus, held, &device)?;
     checkpoints.iter().try_for_each(std::fs::remove_file).context("removing the old run")?;
-    go(trainer, reporter)
+    go(trainer, &folder, reporter)
 }
 
 pub(crate) fn resume(args: &ResumeArgs, reporter: Reporter) -> Result<ExitCode> {
+    let folder = RunFolder::claim(&folder_of(&args.run)?)?;
     let device = args.device.open()?;
     let saved = Saved::read(&args.run, &device)?;
     let config = toml::from_str(&saved.state.config);
@@ -161,22 +164,22 @@ pub(crate) fn resume(args: &ResumeArgs, reporter: Reporter) -> Result<ExitCode> 
         format!("{}: the configuration of a run of codec-lm is not in the checkpoint", args.run.display())
     })?;
     // The folder may have moved since.
-    let folder = if args.run.is_dir() { Some(args.run.as_path()) } else { args.run.parent() };
-    if let Some(folder) = folder {
-        config.output = folder.to_owned();
-    }
+    config.output = folder.path().to_owned();
     config.schedule.steps = args.steps.unwrap_or(config.schedule.steps);
     let (step, steps) = (saved.state.step, config.schedule.steps);
     if steps < step {
         bail!("--steps {steps}: the checkpoint is at step {step} already");
     }
     let (corpus, held) = read(&config, reporter)?;
-    let output = config.output.clone();
     let trainer = Trainer::resume(&saved, config, corpus, held, &device)?;
-    for aside in saved.set_later_aside(&output)? {
+    match trainer.check_data(&saved) {
+        Err(changed) if args.changed_data => reporter.note(&format!("{changed}; going on")),
+        checked => checked.context("put it back, or go on with --changed-data")?,
+    }
+    for aside in saved.set_later_aside(folder.path())? {
         reporter.note(&format!("a checkpoint of a later step is set aside: {}", aside.display()));
     }
-    go(trainer, reporter)
+    go(trainer, &folder, reporter)
 }
 
 pub(crate) fn export(args: &ExportArgs, reporter: Reporter) -> Result<ExitCode> {
@@ -235,18 +238,17 @@ fn read(config: &RunConfig, reporter: Reporter) -> Result<(Corpus, Option<Corpus
     Ok((corpus, held))
 }
 
-fn go(mut trainer: Trainer, reporter: Reporter) -> Result<ExitCode> {
+fn go(mut trainer: Trainer, folder: &RunFolder, reporter: Reporter) -> Result<ExitCode> {
     codec_kernels::keep_freed_memory();
     // What was tokenized until here is in the cache.
     watch_for_stop();
     let [trained, held] = trainer.n_frames();
-    let folder = trainer.config().output.clone();
-    let name = folder.display();
+    let name = folder.path().display();
     reporter.note(&format!("{trained} frames to train on, {held} to judge by; log and page in {name}"));
     let mut watch = Terminal::new(&trainer, reporter);
-    let outcome = run(&mut trainer, &mut watch);
+    let outcome = run(&mut trainer, folder, &mut watch);
     watch.bar.finish_and_clear();
-    let (run, step) = (folder.as_path(), trainer.step());
+    let (run, step) = (folder.path(), trainer.step());
     match outcome? {
         Outcome::Finished(model) => {
             let ended = Ended { run, step, model: Some(&model), checkpoint: None };

@@ -9,9 +9,8 @@ use crate::model::Model;
 use crate::predict::LanguageModel;
 use crate::quantize::unpack;
 use candle_core::Device;
-use codec_io::atomic::AtomicFile;
+use codec_io::atomic::write_whole;
 use codec_nn::weights::Checkpoint;
-use std::io::Write;
 use std::path::Path;
 
 /// What a model is, in its folder.
@@ -89,8 +88,11 @@ fn no_config() -> Error {
 /// [`Error::Io`].
 pub fn save(folder: &Path, config: &[u8], weights: &[u8]) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    write_whole(&folder.join(CONFIG), config)?;
-    write_whole(&folder.join(WEIGHTS), weights)
+    for (name, bytes) in [(CONFIG, config), (WEIGHTS, weights)] {
+        let path = folder.join(name);
+        write_whole(&path, bytes).map_err(Error::io(&path))?;
+    }
+    Ok(())
 }
 
 /// Loads a model of our own from the bytes of its weights file, which may be packed, see
@@ -105,14 +107,4 @@ pub fn load_bytes(bytes: &[u8], config: Option<&str>, device: &Device) -> Result
     let model = Model::new(&ModelConfig::parse(config)?, weights)?;
     weights.finish(&[])?;
     Ok(model)
-}
-
-/// Writes a file beside its final name and renames it when it is whole.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = AtomicFile::create(path)?;
-        file.write_all(bytes)?;
-        file.commit()
-    };
-    write().map_err(Error::io(path))
 }

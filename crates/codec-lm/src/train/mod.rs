@@ -14,16 +14,18 @@ use crate::baseline::Baseline;
 use crate::config::ModelConfig;
 use crate::corpus::{Corpus, Recording};
 use crate::error::{Error, Result};
-use crate::families::{CONFIG, WEIGHTS, write_whole};
+use crate::families::{CONFIG, WEIGHTS};
 use crate::judge::{Report, judge};
 use crate::model::{Model, Steps};
 use crate::pattern::check_same_layout;
 use crate::predict::LanguageModel;
 use crate::quantize::unpack;
 use candle_core::{Device, Tensor, Var};
+use codec_io::atomic::write_whole;
 use codec_nn::weights::{Variables, Weights};
 use codec_train::StepReport;
 use codec_train::checkpoint::Saved;
+use codec_train::data::Fingerprint;
 use codec_train::optim::{AdamW, Average, global_norm, learning_rate};
 use codec_train::rng::Rng;
 use std::collections::BTreeMap;
@@ -46,6 +48,7 @@ pub struct Trainer {
     /// Running sums of the sequences' shares, the last of them 1.
     shares: Vec<f64>,
     n_frames: usize,
+    fingerprint: Fingerprint,
     baseline: Baseline,
     held: Corpus,
     optimizer: AdamW,
@@ -106,6 +109,7 @@ impl Trainer {
             trained: variables.all(),
             frame_rate: corpus.codec.as_ref().map(|codec| codec.frame_rate()),
             n_frames: corpus.n_frames(),
+            fingerprint: fingerprint(&config, &corpus),
             device: device.clone(),
             optimizer: AdamW::new(&config.optimizer),
             average: Average::default(),
@@ -163,6 +167,14 @@ impl Trainer {
     /// Frames of what is trained on, and of what is judged by.
     pub fn n_frames(&self) -> [usize; 2] {
         [self.n_frames, self.held.n_frames()]
+    }
+
+    /// Whether the codes are still those that a checkpoint was trained on.
+    ///
+    /// # Errors
+    /// [`Error::Train`]: a run that goes on is then another one.
+    pub fn check_data(&self, saved: &Saved) -> Result<()> {
+        Ok(self.fingerprint.check(saved.state.data.as_ref())?)
     }
 
     /// Steps done.
@@ -306,9 +318,11 @@ impl Trainer {
         let folder = &self.config.output;
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         // With it a checkpoint can be made into a model.
-        write_whole(&folder.join(CONFIG), self.model_config.text()?.as_bytes())?;
+        let path = folder.join(CONFIG);
+        write_whole(&path, self.model_config.text()?.as_bytes()).map_err(Error::io(path))?;
         let config = toml::to_string(&self.config).map_err(|e| Error::format(folder, e))?;
         let mut saved = Saved::new(self.step, config, self.seconds);
+        saved.state.data = Some(self.fingerprint.clone());
         let values = self.trained.iter();
         saved.put("model", values.map(|(name, var)| (name.clone(), var.as_detached_tensor())));
         saved.put("moments", self.optimizer.tensors().clone());
@@ -392,6 +406,19 @@ fn go_on_from(folder: &Path, variables: &Variables, device: &Device) -> Result<(
         var.set(&weights.get(var.shape(), &name)?)?;
     }
     Ok(weights.finish(&[])?)
+}
+
+/// What a corpus is, codes included.
+fn fingerprint(config: &RunConfig, corpus: &Corpus) -> Fingerprint {
+    let mut fingerprint = Fingerprint::default();
+    for recording in &corpus.recordings {
+        let source = config.data.sources.get(recording.source_idx);
+        let source = source.map_or(Path::new(""), |source| &source.path);
+        let kind = recording.class.as_deref().unwrap_or_default();
+        let codes = recording.codes.rows().flatten().map(|&code| u64::from(code));
+        fingerprint.push(source, &recording.path, kind, codes);
+    }
+    fingerprint
 }
 
 /// The recordings as steps, and how often each is drawn from.

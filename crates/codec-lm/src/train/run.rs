@@ -1,11 +1,12 @@
 //! A run from start to end: steps, log, page, judgements, checkpoints, and the model at last.
 
 use super::Trainer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::families::save;
 use crate::judge::Report;
 use crate::quantize::{Precision, pack};
 use codec_train::StepReport;
+use codec_train::folder::RunFolder;
 use codec_train::report::Log;
 use codec_train::run::{MODEL, Outcome};
 use std::collections::BTreeMap;
@@ -21,12 +22,15 @@ pub trait Watch {
     fn wants_stop(&self) -> bool;
 }
 
-/// Trains until the last step.
+/// Trains until the last step, in a folder that is claimed: that of the configuration.
 ///
 /// # Errors
-/// As [`Trainer::advance`]; the last checkpoint then stands.
-pub fn run(trainer: &mut Trainer, watch: &mut dyn Watch) -> Result<Outcome> {
+/// As [`Trainer::advance`]; the last checkpoint then stands. [`Error::Config`] when another folder is claimed.
+pub fn run(trainer: &mut Trainer, folder: &RunFolder, watch: &mut dyn Watch) -> Result<Outcome> {
     let config = trainer.config().clone();
+    if folder.path() != config.output {
+        return Err(Error::config("output", "is not the folder that is claimed"));
+    }
     let schedule = &config.schedule;
     let mut log = Log::open(&config.output, trainer.step())?;
     let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);

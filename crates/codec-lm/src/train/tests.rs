@@ -94,6 +94,13 @@ fn a_resumed_run_has_the_bits_of_an_unbroken_one() {
     let other = corpus(random_rows(2, 10, 200), 10);
     let wrong = Trainer::resume(&saved, unbroken.config().clone(), other, None, &Device::Cpu);
     assert!(matches!(wrong, Err(Error::Config { .. })));
+    // Other codes are told.
+    resumed.check_data(&saved).unwrap();
+    let mut rows = random_rows(3, 10, 200);
+    rows[2][100] ^= 1;
+    let changed =
+        Trainer::resume(&saved, unbroken.config().clone(), corpus(rows, 10), None, &Device::Cpu).unwrap();
+    assert!(matches!(changed.check_data(&saved), Err(Error::Train(codec_train::Error::DataChanged { .. }))));
 }
 
 #[test]
@@ -114,9 +121,12 @@ fn a_run_leaves_a_model_a_log_and_a_page() {
     let mut config = config(folder.path(), Shape { n_layers: 1, ..small() }, 30);
     config.schedule.validate_every = 15;
     config.model.pattern = PatternKind::Flatten;
+    let claimed = codec_train::folder::RunFolder::claim(&config.output).unwrap();
     let mut trainer = Trainer::new(config, all.clone(), Some(all.clone()), &Device::Cpu).unwrap();
     let mut watch = Silent(0);
-    let Outcome::Finished(model) = run(&mut trainer, &mut watch).unwrap() else { panic!("stopped") };
+    let Outcome::Finished(model) = run(&mut trainer, &claimed, &mut watch).unwrap() else {
+        panic!("stopped")
+    };
     assert_eq!(watch.0, 2);
     let loaded = crate::load(&model, None, &Device::Cpu).unwrap();
     assert_eq!(loaded.arrangement().pattern(), &Pattern::Flatten);

@@ -211,7 +211,9 @@ fn activation(weights: &Weights, width: usize) -> Result<Oversampled> {
     };
     let (up, down) = (filter("upsample.filter")?, filter("downsample.lowpass.filter")?);
     let act = weights.pp("act");
-    let snake = Activation::snake_beta(&act.get(width, "alpha")?, &act.get(width, "beta")?)?;
+    // Logarithms, of one at the start.
+    let snake =
+        Activation::snake_beta(&act.zeros_if_new(width, "alpha")?, &act.zeros_if_new(width, "beta")?)?;
     Oversampled::new(snake, &up, &down, width)
 }
 

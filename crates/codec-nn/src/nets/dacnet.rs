@@ -27,9 +27,6 @@ const HEAD_DIM: usize = 64;
 const ROTARY_BASE: f64 = 10_000.0;
 /// PyTorch's default, which the reference leaves in place.
 const LAYER_NORM_EPSILON: f32 = 1e-5;
-/// The gain of new convolutions, that of PyTorch's start, `1 / sqrt(3)`: with three residual units at each rate
-/// and Snake, which only adds, what passes would grow a hundredfold with one.
-const NEW_GAIN: f32 = 0.577_350_26;
 /// Seed of the noise in the first block of a decoder; the others count on from it.
 const NOISE_SEED: u64 = 0x534e_4143;
 /// Beyond this a configuration is not a codec's but a mistake or an attack.
@@ -128,21 +125,21 @@ impl Dacnet {
     /// `[batch, n_samples, 1]` to `[batch, n_frames, latent_dim]`, in blocks of `block` frames; zeros
     /// complete the last one.
     pub(crate) fn encoder(&self, weights: &Weights, block: usize) -> Result<Vec<DynLayer>> {
-        let mut net = Numbered::new(&weights.pp("encoder.block").with_new_gain(NEW_GAIN));
+        let mut net = Numbered::new(&weights.pp("encoder.block"));
         let mut width = self.encoder_dim;
-        net.push(conv(&net.weights(), 1, width, KERNEL, 1)?);
+        net.push(self.conv(&net.weights(), 1, width, KERNEL, 1)?);
         for &rate in &self.encoder_rates {
             let mut block = Numbered::new(&net.weights().pp("block"));
             self.push_residuals(&mut block, width)?;
             block.push(snake(&block.weights(), width)?);
-            block.push(down(&block.weights(), width, 2 * width, rate)?);
+            block.push(self.down(&block.weights(), width, 2 * width, rate)?);
             net.push(block.layers);
             width *= 2;
         }
         match self.kind {
             Kind::Dac => {
                 net.push(snake(&net.weights(), width)?);
-                net.push(conv(&net.weights(), width, self.latent_dim, LAST_KERNEL, 1)?);
+                net.push(self.conv(&net.weights(), width, self.latent_dim, LAST_KERNEL, 1)?);
             }
             Kind::Snac { window, .. } => {
                 if let Some(window) = window {
@@ -160,13 +157,13 @@ impl Dacnet {
 
     /// `[batch, n_frames, latent_dim]` to `[batch, n_samples, 1]`, in -1..=1.
     pub(crate) fn decoder(&self, weights: &Weights) -> Result<Vec<DynLayer>> {
-        let mut net = Numbered::new(&weights.pp("decoder.model").with_new_gain(NEW_GAIN));
+        let mut net = Numbered::new(&weights.pp("decoder.model"));
         let mut width = self.decoder_dim;
         if let Kind::Snac { depthwise: true, .. } = self.kind {
             net.push(self.windowed(&net.weights(), self.latent_dim, 1)?);
-            net.push(conv(&net.weights(), self.latent_dim, width, 1, 1)?);
+            net.push(self.conv(&net.weights(), self.latent_dim, width, 1, 1)?);
         } else {
-            net.push(conv(&net.weights(), self.latent_dim, width, KERNEL, 1)?);
+            net.push(self.conv(&net.weights(), self.latent_dim, width, KERNEL, 1)?);
         }
         if let Kind::Snac { window: Some(window), .. } = self.kind {
             net.push(attention(&net.weights(), width, window)?);
@@ -184,7 +181,7 @@ impl Dacnet {
             net.push(block.layers);
         }
         net.push(snake(&net.weights(), width)?);
-        net.push(conv(&net.weights(), width, 1, KERNEL, 1)?);
+        net.push(self.conv(&net.weights(), width, 1, KERNEL, 1)?);
         net.push(Activation::Unary(Unary::Tanh));
         Ok(net.layers)
     }
@@ -194,10 +191,10 @@ impl Dacnet {
         let Self { latent_dim, codebook_size, codebook_dim, .. } = *self;
         let linear = |weights: &Weights, n_in: usize, n_out: usize| -> Result<LinearNet> {
             let weight = weights.conv_weight((n_out, n_in, 1), "weight")?.squeeze(2)?;
-            Ok(LinearNet { weight, bias: Some(weights.get(n_out, "bias")?) })
+            Ok(LinearNet { weight, bias: Some(self.bias(weights, n_out)?) })
         };
         let stage = |(codebook_idx, &stride): (usize, &u32)| -> Result<StageNet> {
-            let weights = weights.pp("quantizer.quantizers").pp(codebook_idx).with_new_gain(NEW_GAIN);
+            let weights = weights.pp("quantizer.quantizers").pp(codebook_idx);
             let codebook = weights.get((codebook_size, codebook_dim), "codebook.weight")?;
             let input = linear(&weights.pp("in_proj"), latent_dim, codebook_dim)?;
             let output = linear(&weights.pp("out_proj"), codebook_dim, latent_dim)?;
@@ -215,7 +212,7 @@ impl Dacnet {
             unit.push(snake(&unit.weights(), width)?);
             unit.push(self.windowed(&unit.weights(), width, dilation)?);
             unit.push(snake(&unit.weights(), width)?);
-            unit.push(conv(&unit.weights(), width, width, 1, 1)?);
+            unit.push(self.conv(&unit.weights(), width, width, 1, 1)?);
             block.push(Residual::new(unit.layers));
         }
         Ok(())
@@ -224,22 +221,53 @@ impl Dacnet {
     /// A convolution over a window that keeps the channels.
     fn windowed(&self, weights: &Weights, width: usize, dilation: usize) -> Result<Conv1d> {
         let Kind::Snac { depthwise: true, .. } = self.kind else {
-            return conv(weights, width, width, KERNEL, dilation);
+            return self.conv(weights, width, width, KERNEL, dilation);
         };
-        let (weight, bias) = tensors(weights, (width, 1, KERNEL), width)?;
+        let weight = weights.conv_weight((width, 1, KERNEL), "weight")?;
         let padding = Padding::symmetric((KERNEL - 1) * dilation / 2);
         Conv1d::new(
             &weight,
-            Some(&bias),
+            Some(&self.bias(weights, width)?),
             ConvSpec { dilation, groups: width, padding, ..ConvSpec::default() },
         )
+    }
+
+    /// A convolution that keeps the number of steps.
+    fn conv(
+        &self,
+        weights: &Weights,
+        c_in: usize,
+        c_out: usize,
+        kernel: usize,
+        dilation: usize,
+    ) -> Result<Conv1d> {
+        let padding = Padding::symmetric((kernel - 1) * dilation / 2);
+        let weight = weights.conv_weight((c_out, c_in, kernel), "weight")?;
+        let spec = ConvSpec { dilation, padding, ..ConvSpec::default() };
+        Conv1d::new(&weight, Some(&self.bias(weights, c_out)?), spec)
+    }
+
+    fn down(&self, weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<Conv1d> {
+        let padding = Padding::symmetric(rate.div_ceil(2));
+        let weight = weights.conv_weight((c_out, c_in, 2 * rate), "weight")?;
+        let spec = ConvSpec { stride: rate, padding, ..ConvSpec::default() };
+        Conv1d::new(&weight, Some(&self.bias(weights, c_out)?), spec)
     }
 
     fn up(&self, weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<ConvTranspose1d> {
         let trim = rate.div_ceil(2);
         let trim_right = if self.kind == Kind::Dac { trim } else { trim - rate % 2 };
-        let (weight, bias) = tensors(weights, (c_in, c_out, 2 * rate), c_out)?;
-        ConvTranspose1d::new(&weight, Some(&bias), rate, trim, trim_right)
+        let weight = weights.conv_weight((c_in, c_out, 2 * rate), "weight")?;
+        ConvTranspose1d::new(&weight, Some(&weights.get(c_out, "bias")?), rate, trim, trim_right)
+    }
+
+    /// The bias of a convolution that is not transposed: in a new DAC zero, as its `init_weights` has it, in a new
+    /// SNAC as PyTorch has it.
+    fn bias(&self, weights: &Weights, c_out: usize) -> Result<Tensor> {
+        match self.kind {
+            Kind::Dac => weights.zeros_if_new(c_out, "bias"),
+            Kind::Snac { .. } => weights.get(c_out, "bias"),
+        }
     }
 }
 
@@ -277,23 +305,46 @@ fn snake(weights: &Weights, width: usize) -> Result<Activation> {
     Activation::snake(&weights.get((1, width, 1), "alpha")?)
 }
 
-/// A convolution that keeps the number of steps.
-fn conv(weights: &Weights, c_in: usize, c_out: usize, kernel: usize, dilation: usize) -> Result<Conv1d> {
-    let padding = Padding::symmetric((kernel - 1) * dilation / 2);
-    let (weight, bias) = tensors(weights, (c_out, c_in, kernel), c_out)?;
-    Conv1d::new(&weight, Some(&bias), ConvSpec { dilation, padding, ..ConvSpec::default() })
-}
-
-fn down(weights: &Weights, c_in: usize, c_out: usize, rate: usize) -> Result<Conv1d> {
-    let padding = Padding::symmetric(rate.div_ceil(2));
-    let (weight, bias) = tensors(weights, (c_out, c_in, 2 * rate), c_out)?;
-    Conv1d::new(&weight, Some(&bias), ConvSpec { stride: rate, padding, ..ConvSpec::default() })
-}
-
-fn tensors(weights: &Weights, shape: (usize, usize, usize), c_out: usize) -> Result<(Tensor, Tensor)> {
-    Ok((weights.conv_weight(shape, "weight")?, weights.get(c_out, "bias")?))
-}
-
 fn config(field: &'static str, why: &str) -> Error {
     Error::Config { field, why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{Checkpoint, Variables};
+    use candle_core::Device;
+
+    #[test]
+    fn new_biases_start_as_the_reference_of_each_kind_has_them() {
+        let snac = Kind::Snac { depthwise: false, window: None, noise: false };
+        for (kind, starts_at_zero) in [(Kind::Dac, true), (snac, false)] {
+            let net = Dacnet {
+                encoder_dim: 4,
+                encoder_rates: vec![2],
+                latent_dim: 8,
+                decoder_dim: 8,
+                decoder_rates: vec![2],
+                codebook_size: 4,
+                codebook_dim: 2,
+                kind,
+            };
+            let variables = Variables::seeded(&Device::Cpu, 1);
+            let weights = Checkpoint::from_config("{}", &Device::Cpu).trained(&variables);
+            let weights = weights.weights().unwrap();
+            net.encoder(weights, 1).unwrap();
+            net.decoder(weights).unwrap();
+            net.quantizer(weights, &[1]).unwrap();
+            let biases = variables.all().into_iter().filter(|(name, _)| name.ends_with("bias"));
+            let biases: Vec<(String, bool)> = biases
+                .map(|(name, bias)| (name, bias.to_vec1::<f32>().unwrap().iter().all(|x| *x == 0.0)))
+                .collect();
+            assert!(biases.len() > 15, "{}", biases.len());
+            for (name, is_zero) in biases {
+                // The only transposed convolution.
+                let is_transposed = name == "decoder.model.1.block.1.bias";
+                assert_eq!(is_zero, starts_at_zero && !is_transposed, "{kind:?}: {name}");
+            }
+        }
+    }
 }

@@ -35,7 +35,7 @@ pub(crate) use lstm::{Recurrent, lstm};
 pub(crate) use norm::{group_norm, layer_norm, rms_norm};
 pub(crate) use rotary::rotate;
 pub(crate) use scale::channel_scale;
-pub(crate) use weight_norm::{fold as fold_weight_norm, weight_norm};
+pub(crate) use weight_norm::{fold as fold_weight_norm, row_norms, weight_norm};
 
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Layout, Tensor, Var};

@@ -55,6 +55,12 @@ pub(crate) fn fold(gains: &[f32], weight: &mut [f32]) -> std::result::Result<(),
     }
 }
 
+/// The norm of each row, over all dimensions but the first.
+pub(crate) fn row_norms(direction: &Tensor) -> Result<Vec<f32>> {
+    let rows = direction.flatten_from(1)?.to_vec2::<f32>()?;
+    Ok(rows.iter().map(|row| norm(row) as f32).collect())
+}
+
 fn norm(row: &[f32]) -> f64 {
     row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }

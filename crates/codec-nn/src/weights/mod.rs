@@ -46,8 +46,8 @@ pub struct Weights {
     prefix: String,
     /// What is handed out instead of tensors while a model trains.
     variables: Option<Variables>,
-    /// The gain of a new normalized weight.
-    new_gain: f32,
+    /// The gain of a new normalized weight; by default the norm of its rows.
+    new_gain: Option<f32>,
 }
 
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Weights {
 
     fn new(entries: BTreeMap<String, Entry>, device: &Device) -> Self {
         let shared = Shared { entries, read: Mutex::default(), device: device.clone() };
-        Self { shared: Arc::new(shared), prefix: String::new(), variables: None, new_gain: 1.0 }
+        Self { shared: Arc::new(shared), prefix: String::new(), variables: None, new_gain: None }
     }
 
     /// The directory `name` below this one ("push prefix").
@@ -104,12 +104,11 @@ impl Weights {
         Self { shared: Arc::clone(&self.shared), prefix, ..self.clone() }
     }
 
-    /// The same tensors, for a network whose new normalized weights start with this gain instead of one.
-    ///
-    /// With one a convolution keeps the size of what it sees.
+    /// The same tensors, for a network whose new normalized weights start with this gain instead of the one that
+    /// they would have without normalization.
     #[must_use]
     pub fn with_new_gain(&self, gain: f32) -> Self {
-        Self { new_gain: gain, ..self.clone() }
+        Self { new_gain: Some(gain), ..self.clone() }
     }
 
     /// The same tensors under other names; `rename` sees whole names.
@@ -236,6 +235,20 @@ impl Weights {
         }
     }
 
+    /// As [`Weights::get`] for a tensor that a new model has to begin with as zeros, whatever its name says.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn zeros_if_new(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
+        let shape = shape.into();
+        match &self.variables {
+            Some(variables) if variables.are_seeded() && !self.contains_stored(name) => {
+                variables.get(shape.dims(), &self.path(name), || Some(Ok(vec![0.0; shape.elem_count()])))
+            }
+            _ => self.get(shape, name),
+        }
+    }
+
     /// Reads the checkpoint.
     fn stored(&self, shape: &[usize], name: &str) -> Result<Vec<f32>> {
         let path = self.path(name);
@@ -284,9 +297,13 @@ impl Weights {
         }
         if let Some(variables) = &self.variables {
             let direction = self.get(shape, direction_name)?;
+            let new = || match self.new_gain {
+                Some(gain) => Ok(vec![gain; gain_shape.iter().product()]),
+                None => ops::row_norms(&direction),
+            };
             let stored = || match self.contains_stored(gain_name) {
                 true => Some(self.stored(&gain_shape, gain_name)),
-                false => variables.are_seeded().then(|| Ok(vec![self.new_gain; gain_shape.iter().product()])),
+                false => variables.are_seeded().then(new),
             };
             return ops::weight_norm(&direction, &variables.get(&gain_shape, &self.path(gain_name), stored)?);
         }

@@ -37,10 +37,11 @@ impl Variables {
 
     /// No variables yet; those that the checkpoint lacks start from random numbers.
     ///
-    /// What a new tensor holds follows from its name and shape as PyTorch would start it: weights are
-    /// uniform within `1 / sqrt(fan in)`, biases zero, gains of norms and the alphas of Snake one,
-    /// codebooks normal, matrices beside a network the identity. Convolutions get weight normalization and
-    /// a gain of one, which keeps the size of what they see; see also [`Weights::with_new_gain`]. The numbers
+    /// What a new tensor holds follows from its name and shape as PyTorch would start it: weights, and the
+    /// biases beside them, are uniform within `1 / sqrt(fan in)`, those of LSTMs within `1 / sqrt(width)`, gains
+    /// of norms and the alphas of Snake one, shifts of norms zero, codebooks normal, matrices beside a network
+    /// the identity. Convolutions get weight normalization, with the norms of their weights as gains. A network
+    /// that starts otherwise says so by [`Weights::zeros_if_new`] and [`Weights::with_new_gain`]. The numbers
     /// depend on the seed and the tensor's name alone.
     pub fn seeded(device: &Device, seed: u64) -> Self {
         Self { seed: Some(seed), ..Self::new(device) }
@@ -109,7 +110,7 @@ impl Variables {
         }
         let values = match (stored(), self.seed) {
             (Some(values), _) => values?,
-            (None, Some(seed)) => initial(shape, name, seed)?,
+            (None, Some(seed)) => initial(shape, name, seed, self.fan_in_beside(name))?,
             (None, None) => return Err(Error::MissingTensors { names: vec![name.to_owned()] }),
         };
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?;
@@ -118,6 +119,24 @@ impl Variables {
         shared.by_name.insert(name.to_owned(), var.clone());
         drop(shared);
         Ok(self.tensor(name, &var))
+    }
+
+    /// Inputs of each output of the weight that a bias goes with, if it is there yet; a norm's has none.
+    fn fan_in_beside(&self, name: &str) -> Option<usize> {
+        let (folder, last) = name.rsplit_once('.').map_or(("", name), |(folder, last)| (folder, last));
+        let rest = last.strip_prefix("bias")?;
+        let weight = match rest.strip_prefix("_ih").or_else(|| rest.strip_prefix("_hh")) {
+            // Of an LSTM, whose bounds follow from its width.
+            Some(layer) => format!("weight_hh{layer}"),
+            None => format!("weight{rest}"),
+        };
+        let shared = self.lock();
+        let spellings = [weight.clone(), format!("parametrizations.{weight}.original1"), weight + "_v"];
+        let beside = spellings.iter().find_map(|weight| {
+            let path = if folder.is_empty() { weight.clone() } else { format!("{folder}.{weight}") };
+            shared.by_name.get(&path)
+        });
+        beside.filter(|weight| weight.rank() > 1).map(|weight| fan_in(weight.dims()))
     }
 
     /// The variable as the model sees it.
@@ -139,15 +158,23 @@ impl Weights {
     }
 }
 
-/// What a new tensor holds.
-fn initial(shape: &[usize], name: &str, seed: u64) -> Result<Vec<f32>> {
+/// Inputs of each output of a weight.
+fn fan_in(shape: &[usize]) -> usize {
+    shape.iter().skip(1).product::<usize>().max(1)
+}
+
+/// What a new tensor holds; `fan_in_beside` is that of the weight beside a bias.
+fn initial(shape: &[usize], name: &str, seed: u64, fan_in_beside: Option<usize>) -> Result<Vec<f32>> {
     let n = shape.iter().product::<usize>();
     let last = name.rsplit('.').next().unwrap_or(name);
-    let fan_in = shape.iter().skip(1).product::<usize>().max(1);
     let mut rng = Numbers::new(seed, name);
     let is_matrix = shape.iter().filter(|&&dim| dim > 1).count() > 1 || shape.len() > 1;
     Ok(match last {
-        _ if last.starts_with("bias") || last == "beta" => vec![0.0; n],
+        "beta" => vec![0.0; n],
+        _ if last.starts_with("bias") => match fan_in_beside {
+            Some(fan_in) => rng.within(fan_in, n),
+            None => vec![0.0; n],
+        },
         "embed" | "codebook" | "embed_sum" => (0..n).map(|_| rng.normal()).collect(),
         // What stands beside a network passes on what it can.
         "weight" if name.ends_with("shortcut.weight") && shape.len() == 2 => identity(shape),
@@ -155,10 +182,9 @@ fn initial(shape: &[usize], name: &str, seed: u64) -> Result<Vec<f32>> {
         "alpha" | "gamma" | "cluster_usage" => vec![1.0; n],
         // LayerScale: a block starts near the identity.
         "scale" => vec![0.01; n],
-        _ if is_matrix && (last.starts_with("weight") || last == "original1") => {
-            let bound = 1.0 / (fan_in as f32).sqrt();
-            (0..n).map(|_| bound * rng.uniform()).collect()
-        }
+        // Of an LSTM: four gates of its width.
+        _ if last.starts_with("weight_ih_l") => rng.within(shape.first().map_or(1, |&n| n / 4), n),
+        _ if is_matrix && (last.starts_with("weight") || last == "original1") => rng.within(fan_in(shape), n),
         "weight" => vec![1.0; n],
         _ => {
             let why = format!("there is no rule for how a new tensor `{name}` starts");
@@ -196,6 +222,12 @@ impl Numbers {
     /// In [-1, 1).
     fn uniform(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
+    }
+
+    /// `n` numbers within `1 / sqrt(fan_in)`.
+    fn within(&mut self, fan_in: usize, n: usize) -> Vec<f32> {
+        let bound = 1.0 / (fan_in.max(1) as f32).sqrt();
+        (0..n).map(|_| bound * self.uniform()).collect()
     }
 
     /// Mean 0, variance 1 (Box and Muller 1958).
@@ -247,18 +279,51 @@ mod tests {
     }
 
     #[test]
-    fn new_convolutions_have_the_gain_of_their_network() {
+    fn a_new_convolution_starts_as_if_it_were_not_normalized() {
         let variables = Variables::seeded(&Device::Cpu, 1);
         let weights = empty().trained(&variables);
-        let norm = |weights: &Weights| {
-            let weight = weights.conv_weight((64, 25, 4), "weight").unwrap();
-            let norms = weight.flatten_from(1).unwrap().sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
-            norms.mean_all().unwrap().to_scalar::<f32>().unwrap()
+        let weight = weights.conv_weight((64, 25, 4), "weight").unwrap();
+        let direction = variables.all()["parametrizations.weight.original1"].as_detached_tensor();
+        let differences = (weight - direction).unwrap().abs().unwrap().flatten_all().unwrap();
+        assert!(differences.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-7);
+        // Unless its network has a gain of its own.
+        let kept = weights.with_new_gain(0.5).pp("kept").conv_weight((64, 25, 4), "weight").unwrap();
+        let norms = kept.flatten_from(1).unwrap().sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+        assert!((norms.mean_all().unwrap().to_scalar::<f32>().unwrap() - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn new_biases_lie_within_the_bound_of_their_weights() {
+        let weights = empty().trained(&Variables::seeded(&Device::Cpu, 1));
+        let bias = |weights: &Weights, name: &str| -> Vec<f32> {
+            let bias =
+                if name == "zeros" { weights.zeros_if_new(400, "bias") } else { weights.get(400, name) };
+            bias.unwrap().to_vec1().unwrap()
         };
-        assert!((norm(&weights.pp("a")) - 1.0).abs() < 1e-6);
-        assert!((norm(&weights.with_new_gain(0.5).pp("b")) - 0.5).abs() < 1e-6);
-        // Once made, a variable is the same from wherever it is read.
-        assert!((norm(&weights.pp("b")) - 0.5).abs() < 1e-6);
+        let largest = |bias: &[f32]| bias.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let (matrix, conv, lstm) = (weights.pp("matrix"), weights.pp("conv"), weights.pp("lstm"));
+        matrix.get((400, 16), "weight").unwrap();
+        conv.conv_weight((400, 25, 4), "weight").unwrap();
+        for (name, width) in [("weight_ih_l0", 7), ("weight_hh_l0", 100)] {
+            let weight = lstm.get((400, width), name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            assert!((0.099..=0.1).contains(&largest(&weight)), "{name}");
+        }
+        for (bias, bound) in [
+            (bias(&matrix, "bias"), 0.25),
+            (bias(&conv, "bias"), 0.1),
+            (bias(&lstm, "bias_ih_l0"), 0.1),
+            (bias(&lstm, "bias_hh_l0"), 0.1),
+        ] {
+            assert!((0.97 * bound..=bound).contains(&largest(&bias)), "{} of {bound}", largest(&bias));
+        }
+        // Those of norms, of no weight, and where the family says so.
+        let norm = weights.pp("norm");
+        norm.get(400, "weight").unwrap();
+        let other = weights.pp("other");
+        other.get((400, 16), "weight").unwrap();
+        for bias in [bias(&norm, "bias"), bias(&weights.pp("alone"), "bias"), bias(&other, "zeros")] {
+            assert_eq!(bias, [0.0; 400]);
+        }
     }
 
     #[test]

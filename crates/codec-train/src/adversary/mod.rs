@@ -61,7 +61,10 @@ impl Adversary {
         let weights = checkpoint.weights().cloned();
         let weights = weights.ok_or_else(|| Error::config("adversary", "has no weights"))?;
         let optimizer = AdamW::new(&OptimizerConfig { betas, ..OptimizerConfig::default() });
-        Ok(Self { config: config.clone(), variables, weights, optimizer, seed })
+        let own = Self { config: config.clone(), variables, weights, optimizer, seed };
+        // Makes the variables, so that a checkpoint of before the first judgement holds them.
+        own.discriminators()?;
+        Ok(own)
     }
 
     /// Whether they judge at `step`.
@@ -153,8 +156,6 @@ impl Adversary {
     /// # Errors
     /// [`Error::Config`] when the tensors are not those of these discriminators.
     pub fn restore(&mut self, [values, moments]: [BTreeMap<String, Tensor>; 2]) -> Result<()> {
-        // Makes the variables.
-        self.discriminators()?;
         restore(&self.variables.all(), &values)?;
         self.optimizer.restore(moments);
         Ok(())
@@ -241,6 +242,14 @@ mod tests {
             let grad = grads.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
             assert!(values(grad).iter().any(|x| *x != 0.0), "{name}");
         }
+    }
+
+    #[test]
+    fn discriminators_that_did_not_judge_yet_are_restored() {
+        let first = adversary(AdversarialForm::Hinge);
+        let [before, _] = first.tensors();
+        assert!(!before.is_empty());
+        adversary(AdversarialForm::Hinge).restore(first.tensors()).unwrap();
     }
 
     #[test]

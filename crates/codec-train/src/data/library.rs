@@ -1,5 +1,6 @@
 //! Crops of clips, drawn by number.
 
+use super::Fingerprint;
 use super::manifest::{Clip, clips};
 use crate::config::{DataConfig, SourceConfig};
 use crate::error::{Error, Result};
@@ -37,6 +38,7 @@ pub struct Library {
     /// Running sums of the entries' shares, the last of them 1.
     shares: Vec<f64>,
     kinds: Vec<String>,
+    fingerprint: Fingerprint,
     cache: Cache,
 }
 
@@ -53,16 +55,20 @@ impl Library {
     /// As [`clips`]; [`Error::Config`] for weights that are all zero.
     pub fn new(config: &DataConfig, spec: AudioSpec, crop_len: usize, seed: u64) -> Result<Self> {
         let (mut entries, mut shares, mut kinds) = (Vec::new(), Vec::new(), Vec::<String>::new());
+        let mut fingerprint = Fingerprint::default();
         for source in &config.sources {
             let clips = clips(source)?;
-            let share = |clip: &Clip| clip.weight * clip.seconds.unwrap_or(UNKNOWN_SECONDS);
-            let total: f64 = clips.iter().map(share).sum();
+            let weighted = |clip: &Clip| clip.weight * clip.seconds.unwrap_or(UNKNOWN_SECONDS);
+            let total: f64 = clips.iter().map(weighted).sum();
             for clip in clips {
                 let kind_idx = kinds.iter().position(|kind| *kind == clip.kind).unwrap_or(kinds.len());
                 if kind_idx == kinds.len() {
                     kinds.push(clip.kind.clone());
                 }
-                shares.push(source.weight * share(&clip) / total.max(f64::MIN_POSITIVE));
+                let share = source.weight * weighted(&clip) / total.max(f64::MIN_POSITIVE);
+                let seconds = clip.seconds.map_or(u64::MAX, f64::to_bits);
+                fingerprint.push(&source.path, &clip.path, &clip.kind, [seconds, share.to_bits()]);
+                shares.push(share);
                 entries.push(Entry { clip, kind_idx });
             }
         }
@@ -76,7 +82,7 @@ impl Library {
             *share = sum;
         }
         let cache = Cache::new((config.cache_gib * f64::from(1 << 30)) as usize / size_of::<f32>());
-        Ok(Self { config: config.clone(), spec, crop_len, seed, entries, shares, kinds, cache })
+        Ok(Self { config: config.clone(), spec, crop_len, seed, entries, shares, kinds, fingerprint, cache })
     }
 
     /// The kinds of clips.
@@ -87,6 +93,11 @@ impl Library {
     /// Number of clips.
     pub fn n_clips(&self) -> usize {
         self.entries.len()
+    }
+
+    /// What the clips are, for a run that goes on with them later.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
     }
 
     /// Rate and channels of the crops.

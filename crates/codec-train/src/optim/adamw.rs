@@ -247,6 +247,22 @@ impl Average {
         Ok(())
     }
 
+    /// Begins some rows of an average anew, because the rows of the variable are.
+    ///
+    /// # Errors
+    /// What the tensor library fails with.
+    pub fn reset_rows(&mut self, name: &str, var: &Var, rows: &[u32]) -> Result<()> {
+        if let Some(average) = self.tensors.get_mut(name) {
+            *average = with_rows_of(average, &var.as_detached_tensor(), rows)?;
+        }
+        Ok(())
+    }
+
+    /// Begins an average anew, because the variable is.
+    pub fn forget(&mut self, name: &str) {
+        self.tensors.remove(name);
+    }
+
     /// The averages.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
@@ -256,6 +272,15 @@ impl Average {
     pub fn restore(&mut self, tensors: BTreeMap<String, Tensor>) {
         self.tensors = tensors;
     }
+}
+
+/// A tensor with some of its rows taken from another one of its shape.
+pub(crate) fn with_rows_of(old: &Tensor, new: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    let n_rows = old.dim(0)?;
+    let mut sources: Vec<u32> = (0..n_rows as u32).collect();
+    rows.iter().for_each(|&row| sources[row as usize] += n_rows as u32);
+    let both = Tensor::cat(&[&old.detach(), &new.detach()], 0)?;
+    Ok(both.index_select(&Tensor::from_vec(sources, n_rows, old.device())?, 0)?)
 }
 
 #[cfg(test)]
@@ -326,5 +351,23 @@ mod tests {
         average.push(&vars, 0.5, 1000).unwrap();
         let want: Vec<f64> = first.iter().map(|x| x + 0.5).collect();
         assert_close("average", &values(&average.tensors()["w"]), &want, 1e-6);
+    }
+
+    #[test]
+    fn new_rows_of_an_average_are_those_of_the_variable() {
+        let var = Var::from_tensor(&noise(1, &[4, 2])).unwrap();
+        let vars = BTreeMap::from([("w".to_owned(), var.clone())]);
+        let mut average = Average::default();
+        average.push(&vars, 0.9, 1000).unwrap();
+        let old = values(&var);
+        var.set(&noise(2, &[4, 2])).unwrap();
+        average.reset_rows("w", &var, &[1, 3]).unwrap();
+        average.reset_rows("not averaged", &var, &[1]).unwrap();
+        let (got, new) = (values(&average.tensors()["w"]), values(&var));
+        assert_eq!([&got[..2], &got[4..6]], [&old[..2], &old[4..6]]);
+        assert_eq!([&got[2..4], &got[6..]], [&new[2..4], &new[6..]]);
+        average.forget("w");
+        average.push(&vars, 0.9, 1000).unwrap();
+        assert_eq!(values(&average.tensors()["w"]), new);
     }
 }

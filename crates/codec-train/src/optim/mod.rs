@@ -3,5 +3,6 @@
 mod adamw;
 mod schedule;
 
+pub(crate) use adamw::with_rows_of;
 pub use adamw::{AdamW, Average, global_norm};
 pub use schedule::learning_rate;

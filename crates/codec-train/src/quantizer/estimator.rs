@@ -7,6 +7,8 @@ use candle_core::{D, Tensor};
 
 /// Added to squared norms, so that zero vectors divide.
 const FLOOR: f64 = 1e-12;
+/// Longest that a gradient may become: what stands for silence has no length to compare an entry's with.
+const MAX_SCALE: f64 = 10.0;
 
 /// The entries `entries`, with a gradient for the vectors `xs` that they stand for.
 ///
@@ -18,7 +20,7 @@ const FLOOR: f64 = 1e-12;
 /// # Source
 /// Straight through: Bengio, Léonard and Courville 2013, arXiv 1308.3432. Rotation: Fifty et al. 2024,
 /// arXiv 2410.06424, section 4.2: the entry is the vector after a rotation and a scaling, both of which are
-/// constants to the gradient.
+/// constants to the gradient. The scaling is bounded here; the paper's is not.
 pub(crate) fn pass_gradient(xs: &Tensor, entries: &Tensor, estimator: GradientEstimator) -> Result<Tensor> {
     let moved = match estimator {
         GradientEstimator::StraightThrough => xs.clone(),
@@ -35,7 +37,7 @@ fn rotated(xs: &Tensor, entries: &Tensor) -> Result<Tensor> {
     let middle = normalized(&(&from + &to)?)?;
     let norm =
         |rows: &Tensor| -> Result<Tensor> { Ok((rows.sqr()?.sum_keepdim(D::Minus1)? + FLOOR)?.sqrt()?) };
-    let scale = (norm(entries)? / norm(&fixed)?)?;
+    let scale = (norm(entries)? / norm(&fixed)?)?.minimum(MAX_SCALE)?;
     let along = |direction: &Tensor| -> Result<Tensor> { Ok((xs * direction)?.sum_keepdim(D::Minus1)?) };
     let reflected = (xs - (middle.broadcast_mul(&along(&middle)?)? * 2.0)?)?;
     Ok((reflected + (to.broadcast_mul(&along(&from)?)? * 2.0)?)?.broadcast_mul(&scale)?)
@@ -77,6 +79,20 @@ mod tests {
             assert!((dot(got, got).sqrt() - scale * dot(g, g).sqrt()).abs() < 1e-4);
             let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
             assert!((cosine(got, x) - cosine(g, e)).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_silence_is_finite() {
+        let (entries, grads) = (noise(2, &[4, 3]), noise(3, &[4, 3]));
+        for size in [0.0, 1e-30, 1e-12, 1e-6] {
+            let xs = (noise(1, &[4, 3]) * size).unwrap();
+            let got = gradient(&xs, &entries, &grads, GradientEstimator::Rotation);
+            let length = |xs: &[f64]| xs.iter().map(|x| x * x).sum::<f64>().sqrt();
+            for (got, grad) in got.chunks(3).zip(values(&grads).chunks(3)) {
+                // What has hardly a direction is not only rotated.
+                assert!(length(got) <= 3.0 * MAX_SCALE * length(grad), "{size}: {got:?} of {grad:?}");
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{LookedUp, Pass, linear};
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use codec_nn::quantizer::ProjectionsNet;
 
 /// Keeps the outermost levels reachable (fsq.ipynb).
@@ -37,18 +37,17 @@ pub(super) fn forward(
     let rounded = (&bounded + (&whole - bounded.detach())?)?;
     let points = rounded.broadcast_div(&row(&|n| (n / 2.0).floor())?)?;
 
-    // The code is a mixed-radix number, the first value least significant.
-    let digits: Vec<f32> = whole.broadcast_add(&row(&|n| (n / 2.0).floor())?)?.flatten_all()?.to_vec1()?;
-    let code = |digits: &[f32]| {
-        digits.iter().zip(levels).rev().fold(0, |code, (&digit, &n)| code * n + digit as u32)
-    };
-    let codes: Vec<u32> = digits.chunks_exact(dim.max(1)).map(code).collect();
-    let n = codes.len();
-    pass.looked_up.push(LookedUp {
-        rows: values.detach().reshape((batch * n_frames, dim))?,
-        codes: Tensor::from_vec(codes, n, device)?,
-        items: (0..batch).flat_map(|item| std::iter::repeat_n(item, n_frames)).collect(),
-    });
+    // Each value counts as a codebook of its own: which level it took.
+    let digits = whole.broadcast_add(&row(&|n| (n / 2.0).floor())?)?.to_dtype(DType::U32)?;
+    let (digits, rows) = (digits.flatten_to(1)?, values.detach().flatten_to(1)?);
+    let items: Vec<usize> = (0..batch).flat_map(|item| std::iter::repeat_n(item, n_frames)).collect();
+    for value_idx in 0..dim {
+        pass.looked_up.push(LookedUp {
+            rows: rows.narrow(1, value_idx, 1)?,
+            codes: digits.narrow(1, value_idx, 1)?.flatten_all()?,
+            items: items.clone(),
+        });
+    }
     match projections {
         Some(projections) => linear(&projections.output, &points),
         None => Ok(points),

@@ -15,6 +15,7 @@ pub use usage::{Usage, UsageSummary, summary};
 
 use crate::config::{CodebookLearning, GradientEstimator, QuantizerConfig};
 use crate::error::{Error, Result};
+use crate::optim::with_rows_of;
 use crate::rng::Rng;
 use averages::Averages;
 use candle_core::{DType, Tensor, Var};
@@ -33,7 +34,7 @@ pub struct Quantized {
     pub commitment: Tensor,
     /// Entries to latents, where codebooks learn by gradient.
     pub codebook: Option<Tensor>,
-    /// Per codebook what was looked up.
+    /// Per codebook what was looked up; each value of a grid is a codebook of its levels.
     pub looked_up: Vec<LookedUp>,
 }
 
@@ -46,6 +47,15 @@ pub struct LookedUp {
     pub codes: Tensor,
     /// The item of the batch of each row.
     pub items: Vec<usize>,
+}
+
+/// Entries of a codebook that coded nothing and began anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revived {
+    /// The variables that hold the codebook, or the sums and counts that it is a quotient of.
+    pub names: Vec<String>,
+    /// Their rows.
+    pub rows: Vec<u32>,
 }
 
 /// The state of a quantizer beside its tensors.
@@ -117,14 +127,20 @@ impl QuantizerTrainer {
         Ok(Quantized { latents: latents.clone(), commitment, codebook: None, looked_up: Vec::new() })
     }
 
-    /// Starts the codebooks as the centres of what they have to code.
+    /// Starts the codebooks as the centres of what they have to code; gives the names of the variables that hold
+    /// them.
     ///
     /// # Shapes
     /// `latents`: each `[batch, n_frames, dim]`.
     ///
     /// # Errors
     /// What the tensor library fails with.
-    pub fn start(&mut self, net: &QuantizerNet, variables: &Variables, latents: &[Tensor]) -> Result<()> {
+    pub fn start(
+        &mut self,
+        net: &QuantizerNet,
+        variables: &Variables,
+        latents: &[Tensor],
+    ) -> Result<Vec<String>> {
         let all = Tensor::cat(latents, 0)?.detach();
         let n_batches = latents.len().max(1) as f64;
         let mut offset = 0;
@@ -155,10 +171,10 @@ impl QuantizerTrainer {
             }
             offset += stack.stages.len();
         }
-        Ok(())
+        Ok(stages(net).flat_map(|stage| names(variables, stage)).collect())
     }
 
-    /// Moves the codebooks after a step; gives the entries that were revived, by the codebook's tensor.
+    /// Counts what was used and moves the codebooks after a step; gives the entries that were revived.
     ///
     /// # Errors
     /// What the tensor library fails with.
@@ -169,18 +185,21 @@ impl QuantizerTrainer {
         quantized: &Quantized,
         kinds: &[usize],
         step: u64,
-    ) -> Result<BTreeMap<String, Vec<u32>>> {
-        let mut all_revived = BTreeMap::new();
-        for (codebook_idx, (stage, looked_up)) in stages(net).zip(&quantized.looked_up).enumerate() {
+    ) -> Result<Vec<Revived>> {
+        for (codebook_idx, (size, looked_up)) in sizes(net)?.zip(&quantized.looked_up).enumerate() {
             let codes: Vec<u32> = looked_up.codes.to_vec1()?;
             let kinds = looked_up.items.iter().map(|&item| kinds.get(item).copied().unwrap_or(0));
-            self.usage.push(codebook_idx, stage.codebook.dim(0)?, &codes, kinds);
-            let Some((name, var)) = variable(variables, stage).filter(|_| !codes.is_empty()) else {
+            self.usage.push(codebook_idx, size, &codes, kinds);
+        }
+        let mut all_revived = Vec::new();
+        for (codebook_idx, (stage, looked_up)) in stages(net).zip(&quantized.looked_up).enumerate() {
+            let n_codes = looked_up.items.len();
+            let Some((_, var)) = variable(variables, stage).filter(|_| n_codes > 0) else {
                 continue;
             };
             let (decay, revive_below) = (self.config.decay, self.config.revive_below);
             let mut rng = Rng::of(self.seed, "revive", step << 8 | codebook_idx as u64);
-            let mean_count = codes.len() as f64 / stage.codebook.dim(0)? as f64;
+            let mean_count = n_codes as f64 / stage.codebook.dim(0)? as f64;
             let averages = self.averages_at(codebook_idx);
             if averages.is_none() {
                 *averages = Some(Averages::of(&stage.codebook, mean_count)?);
@@ -191,14 +210,10 @@ impl QuantizerTrainer {
             if self.learning(stage) == CodebookLearning::Averages {
                 set_codebook(variables, stage, &update.codebook, &averages)?;
             } else if !update.revived.is_empty() {
-                let size = var.dim(0)?;
-                let mut sources: Vec<u32> = (0..size as u32).collect();
-                update.revived.iter().for_each(|&i| sources[i as usize] += size as u32);
-                let both = Tensor::cat(&[var.as_detached_tensor(), update.codebook], 0)?;
-                var.set(&both.index_select(&Tensor::from_vec(sources, size, var.device())?, 0)?)?;
+                var.set(&with_rows_of(&var, &update.codebook, &update.revived)?)?;
             }
             if !update.revived.is_empty() {
-                all_revived.insert(name, update.revived);
+                all_revived.push(Revived { names: names(variables, stage), rows: update.revived });
             }
         }
         Ok(all_revived)
@@ -206,16 +221,11 @@ impl QuantizerTrainer {
 
     /// Names of the variables that follow averages and no gradient.
     pub fn averaged(&self, net: &QuantizerNet, variables: &Variables) -> Vec<String> {
-        let mut names = Vec::new();
-        for stage in stages(net).filter(|stage| self.learning(stage) == CodebookLearning::Averages) {
-            names.extend(variable(variables, stage).map(|(name, _)| name));
-            let counts = stage.averages.as_ref().and_then(|averages| variables.of(&averages.counts));
-            names.extend(counts.map(|(name, _)| name));
-        }
-        names
+        let follows = |stage: &&StageNet| self.learning(stage) == CodebookLearning::Averages;
+        stages(net).filter(follows).flat_map(|stage| names(variables, stage)).collect()
     }
 
-    /// The averages, by name, for a checkpoint.
+    /// The averages of the codebooks, by name, for a checkpoint.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         let mut tensors = BTreeMap::new();
         for (codebook_idx, averages) in self.averages.iter().enumerate() {
@@ -400,6 +410,15 @@ fn stacks(net: &QuantizerNet) -> Vec<&ResidualNet> {
     }
 }
 
+/// Entries of each codebook in the order of [`Quantized::looked_up`].
+fn sizes(net: &QuantizerNet) -> Result<impl Iterator<Item = usize>> {
+    let sizes: Vec<usize> = match net {
+        QuantizerNet::Fsq { levels, .. } => levels.iter().map(|&n| n as usize).collect(),
+        _ => stages(net).map(|stage| stage.codebook.dim(0)).collect::<candle_core::Result<_>>()?,
+    };
+    Ok(sizes.into_iter())
+}
+
 fn stages(net: &QuantizerNet) -> impl Iterator<Item = &StageNet> {
     stacks(net).into_iter().flat_map(|stack| &stack.stages)
 }
@@ -407,6 +426,13 @@ fn stages(net: &QuantizerNet) -> impl Iterator<Item = &StageNet> {
 /// The variable that holds a codebook, or the sums that it is a quotient of; none when it is frozen.
 fn variable(variables: &Variables, stage: &StageNet) -> Option<(String, Var)> {
     variables.of(stage.averages.as_ref().map_or(&stage.codebook, |averages| &averages.sums))
+}
+
+/// The variables that a codebook consists of.
+fn names(variables: &Variables, stage: &StageNet) -> Vec<String> {
+    let counts = stage.averages.as_ref().and_then(|averages| variables.of(&averages.counts));
+    let all = [variable(variables, stage), counts];
+    all.into_iter().flatten().map(|(name, _)| name).collect()
 }
 
 fn set_codebook(

@@ -37,6 +37,17 @@ fn projected(variables: &Variables) -> QuantizerNet {
     QuantizerNet::Residual(ResidualNet { stages: vec![stage(0), stage(1)], projections: None, beam: 1 })
 }
 
+/// The codes of a codebook; those of a grid are mixed-radix numbers, the first value least significant.
+fn codes_of(net: &QuantizerNet, quantized: &Quantized, codebook_idx: usize) -> Vec<u32> {
+    let codes = |looked_up: &LookedUp| looked_up.codes.to_vec1::<u32>().unwrap();
+    let QuantizerNet::Fsq { levels, .. } = net else { return codes(&quantized.looked_up[codebook_idx]) };
+    let mut all = vec![0; quantized.looked_up[0].items.len()];
+    for (looked_up, n) in quantized.looked_up.iter().zip(levels).rev() {
+        all.iter_mut().zip(codes(looked_up)).for_each(|(code, digit)| *code = *code * n + digit);
+    }
+    all
+}
+
 #[test]
 fn codes_and_values_are_those_of_the_finished_codec() {
     let fsq = |_: &Variables| QuantizerNet::Fsq { levels: vec![5, 4, 3, 8], projections: None };
@@ -51,8 +62,8 @@ fn codes_and_values_are_those_of_the_finished_codec() {
         let got = trainer.forward(&net, &latents, &[n_codebooks; 2]).unwrap();
         let flat: Vec<f32> = latents.flatten_all().unwrap().to_vec1().unwrap();
         let codes = fixed.encode(Latents::new(&flat, 4).unwrap(), n_codebooks).unwrap();
-        for (row, looked_up) in codes.rows().zip(&got.looked_up) {
-            assert_eq!(row, looked_up.codes.to_vec1::<u32>().unwrap());
+        for (codebook_idx, row) in codes.rows().enumerate() {
+            assert_eq!(row, codes_of(&net, &got, codebook_idx));
         }
         let want: Vec<f64> = fixed.decode(&codes).unwrap().into_iter().map(f64::from).collect();
         assert_close("decoded", &values(&got.latents), &want, 1e-5);
@@ -144,4 +155,19 @@ fn codebooks_that_start_from_data_code_it_well() {
         trainer.update(&net, &variables, &after, &[0; 8], 0).unwrap();
         assert!(trainer.usage.summaries(None).iter().all(|usage| usage.used > 0.9));
     }
+}
+
+#[test]
+fn the_levels_of_a_grid_are_counted_each() {
+    let variables = Variables::seeded(&Device::Cpu, 3);
+    let net = QuantizerNet::Fsq { levels: vec![3, 8], projections: None };
+    let mut trainer = QuantizerTrainer::new(&config(), 1);
+    // The first value goes everywhere, the second is zero.
+    let latents: Vec<f32> = (0..64).flat_map(|i| [i as f32 / 8.0 - 4.0, 0.0]).collect();
+    let latents = Tensor::from_vec(latents, (1, 64, 2), &Device::Cpu).unwrap();
+    let quantized = trainer.forward(&net, &latents, &[1]).unwrap();
+    assert_eq!(trainer.update(&net, &variables, &quantized, &[0], 0).unwrap(), []);
+    let usage = trainer.usage.summaries(None);
+    assert_eq!(usage.iter().map(|usage| usage.used).collect::<Vec<_>>(), [1.0, 0.125]);
+    assert!(usage[0].perplexity > 2.0 && usage[1].perplexity == 1.0, "{usage:?}");
 }

@@ -1,17 +1,20 @@
 //! How evenly codes are used, per codebook and kind of clip.
 
+use crate::error::Result;
+use candle_core::{Device, Tensor};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Share of the past per step.
-const DECAY: f64 = 0.99;
+const DECAY: f32 = 0.99;
 /// An entry counts as used when it has this share of an even distribution.
 const USED_SHARE: f64 = 0.01;
 
 /// Decaying counts of codes.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
-    /// Per codebook, per kind, per entry.
-    counts: Vec<Vec<Vec<f64>>>,
+    /// Per codebook, per kind, per entry; no entries for a kind that was not seen yet.
+    counts: Vec<Vec<Vec<f32>>>,
 }
 
 /// How a codebook is used.
@@ -32,16 +35,10 @@ impl Usage {
         codes: &[u32],
         kinds: impl Iterator<Item = usize>,
     ) {
-        if self.counts.len() <= codebook_idx {
-            self.counts.resize(codebook_idx + 1, Vec::new());
-        }
-        let per_kind = &mut self.counts[codebook_idx];
+        let per_kind = at(&mut self.counts, codebook_idx);
         per_kind.iter_mut().flatten().for_each(|count| *count *= DECAY);
         for (&code, kind_idx) in codes.iter().zip(kinds) {
-            if per_kind.len() <= kind_idx {
-                per_kind.resize(kind_idx + 1, Vec::new());
-            }
-            let counts = &mut per_kind[kind_idx];
+            let counts = at(per_kind, kind_idx);
             counts.resize(size, 0.0);
             counts[code as usize] += 1.0;
         }
@@ -49,16 +46,54 @@ impl Usage {
 
     /// The use of every codebook, by all clips or those of one kind.
     pub fn summaries(&self, kind_idx: Option<usize>) -> Vec<UsageSummary> {
-        let of_codebook = |per_kind: &Vec<Vec<f64>>| {
+        let of_codebook = |per_kind: &Vec<Vec<f32>>| {
             let size = per_kind.iter().map(Vec::len).max().unwrap_or(0);
             let mut sums = vec![0.0; size];
             for (_, counts) in per_kind.iter().enumerate().filter(|(i, _)| kind_idx.is_none_or(|k| k == *i)) {
-                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+                sums.iter_mut().zip(counts).for_each(|(sum, &count)| *sum += f64::from(count));
             }
             summary(&sums)
         };
         self.counts.iter().map(of_codebook).collect()
     }
+
+    /// The counts as `CODEBOOK.KIND`, for a checkpoint.
+    ///
+    /// # Errors
+    /// What the tensor library fails with.
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        for (codebook_idx, per_kind) in self.counts.iter().enumerate() {
+            for (kind_idx, counts) in per_kind.iter().enumerate().filter(|(_, counts)| !counts.is_empty()) {
+                let counts = Tensor::from_slice(counts, counts.len(), &Device::Cpu)?;
+                tensors.insert(format!("{codebook_idx}.{kind_idx}"), counts);
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Puts back what [`Usage::tensors`] gave.
+    ///
+    /// # Errors
+    /// What the tensor library fails with.
+    pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        self.counts.clear();
+        for (name, counts) in tensors {
+            let place = name.split_once('.');
+            let place = place.and_then(|(codebook, kind)| Some((codebook.parse().ok()?, kind.parse().ok()?)));
+            let Some((codebook_idx, kind_idx)) = place else { continue };
+            *at(at(&mut self.counts, codebook_idx), kind_idx) = counts.to_vec1()?;
+        }
+        Ok(())
+    }
+}
+
+/// The item of an index in a list that grows to hold it.
+fn at<T: Clone + Default>(list: &mut Vec<T>, idx: usize) -> &mut T {
+    if list.len() <= idx {
+        list.resize(idx + 1, T::default());
+    }
+    &mut list[idx]
 }
 
 /// The use of one codebook from the counts of its entries.
@@ -87,5 +122,20 @@ mod tests {
         assert!((second.perplexity - 1.0).abs() < 1e-9 && second.used == 0.25);
         let all = usage.summaries(None)[0];
         assert!(all.perplexity > 1.0 && all.perplexity < 4.0);
+    }
+
+    #[test]
+    fn a_resumed_run_goes_on_counting() {
+        let mut usage = Usage::default();
+        // The first kind and the first codebook are not seen.
+        usage.push(1, 4, &[0, 1, 1], [2; 3].into_iter());
+        let mut resumed = Usage::default();
+        resumed.restore(&usage.tensors().unwrap()).unwrap();
+        for usage in [&mut usage, &mut resumed] {
+            usage.push(1, 4, &[3, 1], [0, 2].into_iter());
+        }
+        for kind_idx in [None, Some(0), Some(1), Some(2)] {
+            assert_eq!(resumed.summaries(kind_idx), usage.summaries(kind_idx));
+        }
     }
 }

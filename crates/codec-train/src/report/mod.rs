@@ -8,6 +8,7 @@ use crate::quantizer::UsageSummary;
 use crate::trainer::StepReport;
 use crate::validation;
 use codec_core::AudioBuffer;
+use codec_io::atomic::write_whole;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -79,22 +80,27 @@ impl Log {
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(LOG);
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = match std::fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(Error::io(path)(e)),
+        };
+        // The last line of a run that was killed may be a part of one.
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
         let lines: Vec<Line> = lines.filter(|line| line.step <= step).collect();
-        let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
+        let kept = lines.iter().map(|line| json_line(line, &path)).collect::<Result<Vec<_>>>()?;
+        write_whole(&path, kept.concat().as_bytes()).map_err(Error::io(&path))?;
+        let file = OpenOptions::new().append(true).open(&path);
         let title = folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let mut log = Self {
+        Ok(Self {
             folder: folder.to_owned(),
             title,
             file: file.map_err(Error::io(&path))?,
-            lines: Vec::new(),
+            lines,
             pending: Vec::new(),
             began: std::time::Instant::now(),
             example: None,
-        };
-        lines.into_iter().try_for_each(|line| log.put(line))?;
-        Ok(log)
+        })
     }
 
     /// Takes a step.
@@ -181,23 +187,25 @@ impl Log {
 
     fn put(&mut self, line: Line) -> Result<()> {
         let path = self.folder.join(LOG);
-        let text = serde_json::to_string(&line)
-            .map_err(|e| Error::Format { path: path.clone(), why: e.to_string() })?;
-        writeln!(self.file, "{text}").and_then(|()| self.file.flush()).map_err(Error::io(path))?;
+        // In one piece, and on the disk before the run goes on.
+        let text = json_line(&line, &path)?;
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        written.map_err(Error::io(path))?;
         self.lines.push(line);
         Ok(())
     }
 
     fn write_page(&self) -> Result<()> {
-        let path = self.folder.join(PAGE);
         let text = page::page(&self.title, &self.lines, self.example.as_ref());
-        let write = || -> std::io::Result<()> {
-            let mut file = codec_io::atomic::AtomicFile::create(&path)?;
-            file.write_all(text.as_bytes())?;
-            file.commit()
-        };
-        write().map_err(Error::io(&path))
+        let path = self.folder.join(PAGE);
+        write_whole(&path, text.as_bytes()).map_err(Error::io(path))
     }
+}
+
+fn json_line(line: &Line, path: &Path) -> Result<String> {
+    let text = serde_json::to_string(line);
+    let text = text.map_err(|e| Error::Format { path: path.to_owned(), why: e.to_string() })?;
+    Ok(text + "\n")
 }
 
 #[cfg(test)]
@@ -232,10 +240,32 @@ mod tests {
         assert_eq!((first.step, first.losses["mel"], first.n_waits, first.n_revived), (2, 0.75, 1, 2));
         assert_eq!(first.perplexity["all"], [9.0, 9.0]);
         drop(log);
-        // Killed after step 6, resumed from step 4.
-        let log = Log::open(folder.path(), 4).unwrap();
+        // Killed after step 6 in the middle of a line, resumed from step 4.
+        let path = folder.path().join(LOG);
+        let written = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, written.clone() + "{\"type\":\"tr").unwrap();
+        let mut log = Log::open(folder.path(), 4).unwrap();
         assert_eq!(log.lines().iter().map(|line| line.step).collect::<Vec<_>>(), [2, 4]);
+        let kept: Vec<&str> = written.lines().take(2).collect();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().collect::<Vec<_>>(), kept);
+        log.push(report(4));
+        log.flush(5.0, &usage).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with(&(kept.join("\n") + "\n{")));
         let page = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(page.contains("<svg") && page.contains("mel") && page.contains("learning rate"));
+    }
+    #[test]
+    fn the_old_log_stands_until_the_new_one_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOG);
+        // With a byte that is no text.
+        let old = b"{\"type\":\"train\",\"step\":2,\"seconds\":1}\n\xff\n{\"type\":\"train\",\"step\":9,\"seconds\":1}\n";
+        std::fs::write(&path, old).unwrap();
+        // Another name of the same file shows whether it was written in place.
+        let other = folder.path().join("other");
+        std::fs::hard_link(&path, &other).unwrap();
+        let log = Log::open(folder.path(), 4).unwrap();
+        assert_eq!(log.lines().len(), 1);
+        assert_eq!(std::fs::read(&other).unwrap(), old);
     }
 }

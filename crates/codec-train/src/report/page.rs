@@ -89,7 +89,12 @@ fn chart(name: &str, curves: &BTreeMap<String, Curve>) -> String {
     let last_step = values().map(|(x, _)| x).fold(1.0, f64::max);
     let low = values().map(|(_, y)| y).fold(f64::INFINITY, f64::min);
     let high = values().map(|(_, y)| y).fold(f64::NEG_INFINITY, f64::max);
-    let (low, high) = if low < high { (low, high) } else { (low - 0.5, low + 0.5) };
+    // A constant curve lies in the middle, one without a number nowhere.
+    let (low, high) = match high - low {
+        range if range > 0.0 && range.is_finite() => (low, high),
+        0.0 => (low - 0.5_f64.max(0.1 * low.abs()), low + 0.5_f64.max(0.1 * low.abs())),
+        _ => (0.0, 1.0),
+    };
     let x_at = |x: f64| MARGIN.0 + x / last_step * (WIDTH - MARGIN.0 - 8.0);
     let y_at = |y: f64| 8.0 + (high - y) / (high - low) * (HEIGHT - MARGIN.1 - 8.0);
     let name = escaped(name);
@@ -169,6 +174,26 @@ mod tests {
         assert!(page.contains("loss: a&lt;b") && page.contains("validation: stoi"));
         assert!(page.contains("codebook entries in use, speech"));
         assert!(!page.contains("NaN") && page.len() < 120_000, "{}", page.len());
+    }
+
+    #[test]
+    fn a_constant_curve_lies_in_the_middle_and_one_without_numbers_nowhere() {
+        let coordinates = |value: f64| -> Vec<f64> {
+            let curve = (1..5).map(|step| (f64::from(step), value)).collect();
+            let text = chart("x", &BTreeMap::from([("y".to_owned(), curve)]));
+            let svg = text.split("<figcaption>").next().unwrap();
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+            let path = svg.rsplit("<path d='").next().unwrap().split('\'').next().unwrap();
+            path.split(['M', 'L', ' ']).filter(|part| !part.is_empty()).map(|x| x.parse().unwrap()).collect()
+        };
+        let middle = 8.0 + (HEIGHT - MARGIN.1 - 8.0) / 2.0;
+        for value in [0.0, 1.0, -3e-7, 1e17, -1e300] {
+            let path = coordinates(value);
+            assert!(path.len() == 8 && path.iter().skip(1).step_by(2).all(|y| (y - middle).abs() < 0.1));
+        }
+        for value in [f64::NAN, f64::INFINITY] {
+            assert!(coordinates(value).is_empty());
+        }
     }
 
     #[test]
