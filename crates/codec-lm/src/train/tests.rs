@@ -6,6 +6,7 @@ use crate::corpus::{Columns, Tokenizer};
 use crate::pattern::Pattern;
 use codec_core::{CodeLayout, Codes};
 use codec_train::config::{OptimizerConfig, ScheduleConfig, SourceConfig};
+use codec_train::folder::RunFolder;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -121,7 +122,7 @@ fn a_run_leaves_a_model_a_log_and_a_page() {
     let mut config = config(folder.path(), Shape { n_layers: 1, ..small() }, 30);
     config.schedule.validate_every = 15;
     config.model.pattern = PatternKind::Flatten;
-    let claimed = codec_train::folder::RunFolder::claim(&config.output).unwrap();
+    let claimed = RunFolder::claim(&config.output).unwrap();
     let mut trainer = Trainer::new(config, all.clone(), Some(all.clone()), &Device::Cpu).unwrap();
     let mut watch = Silent(0);
     let Outcome::Finished(model) = run(&mut trainer, &claimed, &mut watch).unwrap() else {
@@ -215,7 +216,10 @@ fn a_run_that_is_stopped_leaves_its_log() {
     let all = corpus(random_rows(2, 10, 200), 10);
     let config = config(folder.path(), Shape { n_layers: 1, ..small() }, 30);
     let mut trainer = Trainer::new(config.clone(), all.clone(), None, &Device::Cpu).unwrap();
-    let Outcome::Stopped(path) = run(&mut trainer, &mut StopAfter(3)).unwrap() else { panic!("finished") };
+    let claimed = RunFolder::claim(&config.output).unwrap();
+    let Outcome::Stopped(path) = run(&mut trainer, &claimed, &mut StopAfter(3)).unwrap() else {
+        panic!("finished")
+    };
     assert!(path.is_file());
     // A line comes every ten steps; what is left is not lost.
     let log = std::fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
