@@ -123,7 +123,10 @@ fn remove_older(folder: &Path, min_age: Duration) -> usize {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
-        if is_ours && is_stale(&entry.path(), min_age).unwrap_or(false) && fs::remove_file(entry.path()).is_ok() {
+        if is_ours
+            && is_stale(&entry.path(), min_age).unwrap_or(false)
+            && fs::remove_file(entry.path()).is_ok()
+        {
             n_removed += 1;
         }
     }

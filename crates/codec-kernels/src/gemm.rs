@@ -29,8 +29,8 @@ const NARROW: usize = 4;
 const GRAIN: usize = 1 << 18;
 /// Rows whose left operands stay in the cache while all panels pass.
 const BLOCK_ROWS: usize = 96;
-/// Threads get whole multiples of this many rows: whole tiles on every level, whole blocks of the narrow kernel.
-const ROW_UNIT: usize = 192;
+/// Threads get whole multiples of this many rows: whole blocks, and so whole tiles on every level.
+const ROW_UNIT: usize = BLOCK_ROWS;
 /// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
 const BLOCK_DEPTH: usize = 512;
 /// Rows at a multiple of this pitch (1 KiB) meet in a quarter of the sets of the first-level cache.
@@ -90,6 +90,26 @@ impl PackedMatrix {
         Ok(Self::pack(k, n, |row, column| weights[column * k + row]))
     }
 
+    /// The matrix as [`PackedMatrix::new`] took it, `[k, n]`.
+    pub fn unpacked(&self) -> Vec<f32> {
+        let (k, n) = (self.k, self.n);
+        let mut out = vec![0.0; k * n];
+        if self.narrow {
+            for (i, x) in out.iter_mut().enumerate() {
+                *x = self.data[i % n * k + i / n];
+            }
+            return out;
+        }
+        for first in (0..n).step_by(PANEL) {
+            let (width, cols) = (panel_width(n - first), PANEL.min(n - first));
+            let rows = self.data[first * k..][..k * width].chunks_exact(width);
+            for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
+                out[first..first + cols].copy_from_slice(&row[..cols]);
+            }
+        }
+        out
+    }
+
     /// Rows: the length of the chains.
     pub fn k(&self) -> usize {
         self.k
@@ -121,7 +141,7 @@ impl PackedMatrix {
 
     /// Calls `fill(columns, row, out)` for each row of each panel; `out` may be wider than `columns`.
     fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Self {
-        let mut data = vec![0.0; k * n.next_multiple_of(HALF_PANEL)];
+        let mut data = pool::zeros(k * n.next_multiple_of(HALF_PANEL));
         let fill = |(panel_idx, panel): (usize, &mut [f32])| {
             let first = panel_idx * PANEL;
             let width = panel_width(n - first);
@@ -249,7 +269,8 @@ pub fn gemm(rows: Rows<'_>, matrix: &PackedMatrix, start: Start<'_>, out: &mut [
         });
         return Ok(());
     }
-    pool::for_row_blocks(out, matrix.n, ROW_UNIT, n_threads, |first, out| {
+    let unit = if matrix.narrow { narrow::BLOCK_ROWS } else { ROW_UNIT };
+    pool::for_row_blocks(out, matrix.n, unit, n_threads, |first, out| {
         let rows = rows.slice(first..first + out.len() / matrix.n);
         if matrix.narrow {
             dispatch(level, NarrowRows { rows, matrix, start, out });
@@ -607,6 +628,19 @@ mod tests {
                 gemm(rows, &matrix, start, &mut out).unwrap();
             }
             assert_eq!(bits(&whole), bits(&out));
+        }
+    }
+
+    #[test]
+    fn unpacking_undoes_packing() {
+        for (k, n) in [(0, 3), (5, 1), (7, 4), (3, 16), (9, 17), (4, 32), (6, 33), (2, 80)] {
+            let weights = noise(1, k * n);
+            assert_eq!(PackedMatrix::new(&weights, k, n).unwrap().unpacked(), weights, "{k} x {n}");
+            assert_eq!(
+                PackedMatrix::for_transposed(&weights, k, n).unwrap().unpacked(),
+                weights,
+                "{k} x {n}"
+            );
         }
     }
 

@@ -94,6 +94,7 @@ enum DeviceKind {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
+    codec_kernels::keep_candle_single_threaded();
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();

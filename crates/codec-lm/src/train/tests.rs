@@ -124,7 +124,9 @@ fn a_run_leaves_a_model_a_log_and_a_page() {
     let claimed = codec_train::folder::RunFolder::claim(&config.output).unwrap();
     let mut trainer = Trainer::new(config, all.clone(), Some(all.clone()), &Device::Cpu).unwrap();
     let mut watch = Silent(0);
-    let Outcome::Finished(model) = run(&mut trainer, &claimed, &mut watch).unwrap() else { panic!("stopped") };
+    let Outcome::Finished(model) = run(&mut trainer, &claimed, &mut watch).unwrap() else {
+        panic!("stopped")
+    };
     assert_eq!(watch.0, 2);
     let loaded = crate::load(&model, None, &Device::Cpu).unwrap();
     assert_eq!(loaded.arrangement().pattern(), &Pattern::Flatten);

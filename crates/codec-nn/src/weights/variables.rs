@@ -296,7 +296,8 @@ mod tests {
     fn new_biases_lie_within_the_bound_of_their_weights() {
         let weights = empty().trained(&Variables::seeded(&Device::Cpu, 1));
         let bias = |weights: &Weights, name: &str| -> Vec<f32> {
-            let bias = if name == "zeros" { weights.zeros_if_new(400, "bias") } else { weights.get(400, name) };
+            let bias =
+                if name == "zeros" { weights.zeros_if_new(400, "bias") } else { weights.get(400, name) };
             bias.unwrap().to_vec1().unwrap()
         };
         let largest = |bias: &[f32]| bias.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
