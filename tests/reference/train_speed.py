@@ -61,7 +61,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    env = os.environ | dict.fromkeys(["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"], str(args.threads))
+    env = os.environ | {"RAYON_NUM_THREADS": str(args.threads)}
     for name, config, encoder, decoder in models():
         if args.only not in (None, name):
             continue

@@ -13,11 +13,13 @@ pub use self::transposed::gemm_transposed;
 
 use self::narrow::NarrowRows;
 use crate::error::{Error, Result, expect_len, product};
-use crate::heap;
+use crate::pages;
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch, level};
 
 mod narrow;
+#[cfg(test)]
+mod tests;
 mod transposed;
 
 /// Columns of a panel: two AVX-512 vectors.
@@ -30,8 +32,8 @@ const NARROW: usize = 4;
 const GRAIN: usize = 1 << 18;
 /// Rows whose left operands stay in the cache while all panels pass.
 const BLOCK_ROWS: usize = 96;
-/// Threads get whole multiples of this many rows: whole tiles on every level, whole blocks of the narrow kernel.
-const ROW_UNIT: usize = 192;
+/// Threads get whole multiples of this many rows: whole blocks, and so whole tiles on every level.
+const ROW_UNIT: usize = BLOCK_ROWS;
 /// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
 const BLOCK_DEPTH: usize = 512;
 /// Floats of a matrix that the second-level cache does not keep from one product to the next.
@@ -99,6 +101,26 @@ impl PackedMatrix {
         Ok(Self::pack(k, n, |row, column| weights[column * k + row]))
     }
 
+    /// The matrix as [`PackedMatrix::new`] took it, `[k, n]`.
+    pub fn unpacked(&self) -> Vec<f32> {
+        let (k, n) = (self.k, self.n);
+        let mut out = vec![0.0; k * n];
+        if self.narrow {
+            for (i, x) in out.iter_mut().enumerate() {
+                *x = self.data[i % n * k + i / n];
+            }
+            return out;
+        }
+        for first in (0..n).step_by(PANEL) {
+            let (width, cols) = (panel_width(n - first), PANEL.min(n - first));
+            let rows = self.data[first * k..][..k * width].chunks_exact(width);
+            for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
+                out[first..first + cols].copy_from_slice(&row[..cols]);
+            }
+        }
+        out
+    }
+
     /// Rows: the length of the chains.
     pub fn k(&self) -> usize {
         self.k
@@ -130,7 +152,7 @@ impl PackedMatrix {
 
     /// Calls `fill(columns, row, out)` for each row of each panel; `out` may be wider than `columns`.
     fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Self {
-        let mut data = heap::zeros(k * n.next_multiple_of(HALF_PANEL));
+        let mut data = pages::zeros(k * n.next_multiple_of(HALF_PANEL));
         let fill = |(panel_idx, panel): (usize, &mut [f32])| {
             let first = panel_idx * PANEL;
             let width = panel_width(n - first);
@@ -258,7 +280,8 @@ pub fn gemm(rows: Rows<'_>, matrix: &PackedMatrix, start: Start<'_>, out: &mut [
         });
         return Ok(());
     }
-    pool::for_row_blocks(out, matrix.n, ROW_UNIT, n_threads, |first, out| {
+    let unit = if matrix.narrow { narrow::BLOCK_ROWS } else { ROW_UNIT };
+    pool::for_row_blocks(out, matrix.n, unit, n_threads, |first, out| {
         let rows = rows.slice(first..first + out.len() / matrix.n);
         if matrix.narrow {
             dispatch(level, NarrowRows { rows, matrix, start, out });
@@ -534,173 +557,5 @@ unsafe fn store_columns<S: Simd, const V: usize>(s: S, vectors: [S::V; V], out: 
                 s.store_part(vector, out.add(v * S::LANES), left);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::{Strategy, prop_oneof, proptest};
-
-    use super::*;
-    use crate::testing::{bits, noise, same_everywhere};
-
-    /// One product with overlapping or spaced rows.
-    #[derive(Clone, Debug)]
-    struct Case {
-        m: usize,
-        k: usize,
-        n: usize,
-        pitch: usize,
-        start: u8,
-        seed: u64,
-    }
-
-    impl Case {
-        fn data(&self) -> Vec<f32> {
-            noise(self.seed, self.m.saturating_sub(1) * self.pitch + self.k)
-        }
-
-        fn matrix(&self) -> (Vec<f32>, PackedMatrix) {
-            let weights = noise(self.seed + 1, self.k * self.n);
-            let matrix = PackedMatrix::new(&weights, self.k, self.n).unwrap();
-            (weights, matrix)
-        }
-
-        fn start<'a>(&self, bias: &'a [f32]) -> Start<'a> {
-            [Start::Zero, Start::Bias(bias), Start::Accumulate][usize::from(self.start)]
-        }
-
-        /// The definition: one chain per element.
-        fn reference(&self) -> Vec<f32> {
-            let (data, (weights, _)) = (self.data(), self.matrix());
-            let (bias, mut out) = (noise(self.seed + 2, self.n), noise(self.seed + 3, self.m * self.n));
-            for (i, out) in out.iter_mut().enumerate() {
-                let (row, column) = (i / self.n, i % self.n);
-                let start = [0.0, bias[column], *out][usize::from(self.start)];
-                *out = (0..self.k).fold(start, |acc, j| {
-                    data[row * self.pitch + j].mul_add(weights[j * self.n + column], acc)
-                });
-            }
-            out
-        }
-
-        fn run(&self) -> Vec<f32> {
-            let (data, (_, matrix)) = (self.data(), self.matrix());
-            let (bias, mut out) = (noise(self.seed + 2, self.n), noise(self.seed + 3, self.m * self.n));
-            let rows = Rows::new(&data, self.m, self.k, self.pitch).unwrap();
-            gemm(rows, &matrix, self.start(&bias), &mut out).unwrap();
-            out
-        }
-    }
-
-    fn cases() -> impl Strategy<Value = Case> {
-        // Every remainder of tiles and panels, and sizes that are split over threads and parts of k.
-        let small = (1..40_usize, 0..40_usize, 1..70_usize);
-        let tall = (300..900_usize, 1..40_usize, prop_oneof![1..6_usize, 30..70_usize]);
-        let deep = (1..110_usize, 500..1100_usize, prop_oneof![1..6_usize, 10..34_usize]);
-        let wide = (1..4_usize, 300..600_usize, 900..1300_usize);
-        let sizes = prop_oneof![4 => small, 2 => tall, 1 => deep, 1 => wide];
-        (sizes, 1..80_usize, 0..3_u8, 0..1000_u64).prop_map(|((m, k, n), pitch, start, seed)| Case {
-            m,
-            k,
-            n,
-            pitch,
-            start,
-            seed,
-        })
-    }
-
-    proptest! {
-        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(96))]
-
-        #[test]
-        fn is_one_chain_on_every_level_and_number_of_threads(case in cases()) {
-            let got = same_everywhere(|| case.run());
-            assert_eq!(bits(&case.reference()), bits(&got));
-        }
-
-        #[test]
-        fn does_not_depend_on_the_other_rows_of_the_call(case in cases(), cuts in [0.0..1.0, 0.0..1.0]) {
-            let whole = case.run();
-            let (data, (_, matrix)) = (case.data(), case.matrix());
-            let (bias, mut out) = (noise(case.seed + 2, case.n), noise(case.seed + 3, case.m * case.n));
-            let mut cuts = cuts.map(|cut: f64| (cut * case.m as f64) as usize);
-            cuts.sort_unstable();
-            for rows in [0..cuts[0], cuts[0]..cuts[1], cuts[1]..case.m] {
-                let part = Rows::new(&data[rows.start * case.pitch..], rows.len(), case.k, case.pitch).unwrap();
-                let out = &mut out[rows.start * case.n..rows.end * case.n];
-                gemm(part, &matrix, case.start(&bias), out).unwrap();
-            }
-            assert_eq!(bits(&whole), bits(&out));
-        }
-
-        #[test]
-        fn is_within_the_bound_of_an_exact_product(case in cases()) {
-            let (data, (weights, _)) = (case.data(), case.matrix());
-            let (bias, old) = (noise(case.seed + 2, case.n), noise(case.seed + 3, case.m * case.n));
-            for (i, &got) in case.run().iter().enumerate() {
-                let (row, column) = (i / case.n, i % case.n);
-                let start = f64::from([0.0, bias[column], old[i]][usize::from(case.start)]);
-                let (mut sum, mut size) = (start, start.abs());
-                for j in 0..case.k {
-                    let term =
-                        f64::from(data[row * case.pitch + j]) * f64::from(weights[j * case.n + column]);
-                    sum += term;
-                    size += term.abs();
-                }
-                // Each of the k roundings is at most half an ulp of a partial sum.
-                let bound = case.k as f64 * f64::from(f32::EPSILON) / 2.0 * size;
-                let off = (f64::from(got) - sum).abs();
-                assert!(off <= bound, "element {i}: {got} against {sum}, off by {off}, bound {bound}");
-            }
-        }
-
-        #[test]
-        fn a_product_in_two_parts_of_k_is_the_same_chain(case in cases(), cut in 0.0..1.0) {
-            let whole = case.run();
-            let (data, (weights, _)) = (case.data(), case.matrix());
-            let (bias, mut out) = (noise(case.seed + 2, case.n), noise(case.seed + 3, case.m * case.n));
-            let cut = (cut * case.k as f64) as usize;
-            for (k, start) in [(0..cut, case.start(&bias)), (cut..case.k, Start::Accumulate)] {
-                let part = &weights[k.start * case.n..k.end * case.n];
-                let matrix = PackedMatrix::new(part, k.len(), case.n).unwrap();
-                let rows = Rows::new(&data[k.start..], case.m, k.len(), case.pitch).unwrap();
-                gemm(rows, &matrix, start, &mut out).unwrap();
-            }
-            assert_eq!(bits(&whole), bits(&out));
-        }
-    }
-
-    #[test]
-    fn packing_the_transpose_gives_the_same_matrix() {
-        for n in [1, 4, 5, 16, 17, 33, 64] {
-            let (k, weights) = (7, noise(1, 7 * n));
-            let transposed: Vec<f32> = (0..k * n).map(|i| weights[i % k * n + i / k]).collect();
-            let (a, b) = (
-                PackedMatrix::new(&weights, k, n).unwrap(),
-                PackedMatrix::from_transposed(&transposed, k, n).unwrap(),
-            );
-            assert_eq!(a.data, b.data);
-            assert_eq!((a.k(), a.n()), (k, n));
-        }
-    }
-
-    #[test]
-    fn sizes_that_disagree_are_refused() {
-        let matrix = PackedMatrix::new(&[0.0; 6], 2, 3).unwrap();
-        let data = [0.0; 5];
-        assert!(PackedMatrix::new(&[0.0; 5], 2, 3).is_err());
-        assert!(PackedMatrix::new(&[], usize::MAX, 2).is_err());
-        assert!(Rows::new(&data, 2, 2, 0).is_err());
-        assert!(Rows::new(&data, usize::MAX, 2, 2).is_err());
-        let short = Rows::new(&data, 3, 2, 2).unwrap_err();
-        assert_eq!(short, Error::Shape { what: "rows", expected: 6, actual: 5 });
-        let rows = Rows::new(&data, 2, 2, 3).unwrap();
-        assert!(gemm(rows, &matrix, Start::Zero, &mut [0.0; 5]).is_err());
-        assert!(gemm(rows, &matrix, Start::Bias(&[0.0; 2]), &mut [0.0; 6]).is_err());
-        let wrong = Rows::new(&data, 2, 1, 3).unwrap();
-        assert!(gemm(wrong, &matrix, Start::Zero, &mut [0.0; 6]).is_err());
-        let none = Rows::new(&[], 0, 2, 2).unwrap();
-        gemm(none, &matrix, Start::Zero, &mut []).unwrap();
     }
 }

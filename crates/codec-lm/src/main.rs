@@ -50,6 +50,7 @@ fn is_stopping() -> bool {
 }
 
 fn main() -> ExitCode {
+    codec_kernels::keep_candle_single_threaded();
     let cli = Cli::parse();
     let level = if cli.global.quiet { "error" } else { "warn" };
     let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new(level));

@@ -68,7 +68,7 @@ pub enum Error {
     Loader,
     /// From the search for a model to go on from.
     #[error(transparent)]
-    Model(#[from] codec_models::Error),
+    Model(Box<codec_models::Error>),
     /// From the networks.
     #[error(transparent)]
     Nn(#[from] codec_nn::Error),
@@ -81,6 +81,12 @@ pub enum Error {
     /// From the tensor library.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl From<codec_models::Error> for Error {
+    fn from(error: codec_models::Error) -> Self {
+        Self::Model(Box::new(error))
+    }
 }
 
 impl Error {

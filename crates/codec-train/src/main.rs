@@ -152,6 +152,7 @@ struct Exported<'a> {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
+    codec_kernels::keep_candle_single_threaded();
     let cli = Cli::parse();
     let level = if cli.say.quiet { "error" } else { "warn" };
     let filter = EnvFilter::try_from_env("CODEC_LOG").unwrap_or_else(|_| EnvFilter::new(level));

@@ -241,8 +241,17 @@ impl Trainer {
             self.start_codebooks()?;
         }
         let (batch, was_ready) = self.next_batch()?;
+        // In the pool, or every product would go to other threads and back. Not the waiting for a batch, whose
+        // loader may need the pool.
+        let report = rayon::scope(|_| self.learn(&batch))?;
+        self.seconds += began.elapsed().as_secs_f64();
+        Ok(StepReport { was_ready, ..report })
+    }
+
+    /// What [`Trainer::advance`] does with a batch.
+    fn learn(&mut self, batch: &Batch) -> Result<StepReport> {
         let networks = self.model.networks()?;
-        let target = self.normalized(&self.tensor(&batch)?)?;
+        let target = self.normalized(&self.tensor(batch)?)?;
         let n_items = batch.crops.len();
         let n_codebooks = self.quantizer.draw_n_codebooks(n_items, self.info.layout.n_codebooks(), self.step);
 
@@ -313,7 +322,6 @@ impl Trainer {
         }
         self.smooth(&losses);
         self.step += 1;
-        self.seconds += began.elapsed().as_secs_f64();
         let n_samples = n_items * self.library.crop_len();
         Ok(StepReport {
             step,
@@ -322,7 +330,7 @@ impl Trainer {
             learning_rate: rate,
             n_revived: revived.iter().map(|one| one.rows.len()).sum(),
             audio_seconds: n_samples as f64 / f64::from(self.info.audio.sample_rate),
-            was_ready,
+            was_ready: true,
         })
     }
 

@@ -203,6 +203,14 @@ impl Trainer {
     /// [`Error::NotFinite`] when the cost or the gradient is not finite: the variables are then as they were.
     pub fn advance(&mut self) -> Result<StepReport> {
         let began = Instant::now();
+        // In the pool, or every product would go to other threads and back.
+        let report = rayon::scope(|_| self.learn())?;
+        self.seconds += began.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// What [`Trainer::advance`] does.
+    fn learn(&mut self) -> Result<StepReport> {
         let step = self.step;
         let batch = self.batch(step);
         let steps = Steps {
@@ -233,7 +241,6 @@ impl Trainer {
             self.average.push(&self.trained, optimizer.average, step)?;
         }
         self.step += 1;
-        self.seconds += began.elapsed().as_secs_f64();
         Ok(StepReport {
             step,
             losses: BTreeMap::from([("bits per code".to_owned(), value / LN_2)]),

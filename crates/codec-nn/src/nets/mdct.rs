@@ -13,14 +13,15 @@ use crate::error::Result;
 use crate::layers::{Conv1d, ConvSpec, ConvTranspose1d, Padding};
 use candle_core::{Device, Tensor};
 use codec_kernels::sin_cos;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// `[batch, n_samples, 1]` to `[batch, n_frames, 2 * hop_length]`: the cosine transform of each frame, and then
 /// the sine transform, which together tell magnitude from phase.
 ///
 /// Frame `t` sees the samples from `t * hop_length` on, so it waits for one hop beyond its own.
 pub(crate) fn analysis(hop_length: usize, device: &Device) -> Result<Conv1d> {
-    let (cosines, sines) = bases(hop_length);
-    let weight = Tensor::from_vec([cosines, sines].concat(), (2 * hop_length, 1, 2 * hop_length), device)?;
+    let bases = bases(hop_length);
+    let weight = Tensor::from_slice(&bases, (2 * hop_length, 1, 2 * hop_length), device)?;
     let padding = Padding { right: hop_length, align: true, ..Padding::default() };
     Conv1d::new(&weight, None, ConvSpec { stride: hop_length, padding, ..ConvSpec::default() })
 }
@@ -29,13 +30,30 @@ pub(crate) fn analysis(hop_length: usize, device: &Device) -> Result<Conv1d> {
 ///
 /// The samples of the first hop lack a frame before them: they come windowed and folded.
 pub(crate) fn synthesis(hop_length: usize, device: &Device) -> Result<ConvTranspose1d> {
-    let (cosines, _) = bases(hop_length);
-    let weight = Tensor::from_vec(cosines, (hop_length, 1, 2 * hop_length), device)?;
+    let bases = bases(hop_length);
+    let cosines = &bases[..2 * hop_length * hop_length];
+    let weight = Tensor::from_slice(cosines, (hop_length, 1, 2 * hop_length), device)?;
     ConvTranspose1d::new(&weight, None, hop_length, 0, hop_length)
 }
 
-/// The orthonormal basis of cosines and that of sines, each `[hop_length, 2 * hop_length]`.
-fn bases(hop_length: usize) -> (Vec<f32>, Vec<f32>) {
+/// The orthonormal basis of cosines and, after it, that of sines, each `[hop_length, 2 * hop_length]`.
+///
+/// The last ones are kept: training builds its networks anew for every step.
+fn bases(hop_length: usize) -> Arc<[f32]> {
+    static LAST: Mutex<Option<(usize, Arc<[f32]>)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match last.as_ref() {
+        Some((known, bases)) if *known == hop_length => Arc::clone(bases),
+        _ => {
+            let (cosines, sines) = compute_bases(hop_length);
+            let bases: Arc<[f32]> = [cosines, sines].concat().into();
+            *last = Some((hop_length, Arc::clone(&bases)));
+            bases
+        }
+    }
+}
+
+fn compute_bases(hop_length: usize) -> (Vec<f32>, Vec<f32>) {
     let n_parts = 8 * hop_length;
     let angle = |part: usize| std::f64::consts::TAU * (part as f64 / n_parts as f64);
     let turn: Vec<(f32, f32)> = (0..n_parts).map(|part| sin_cos(angle(part))).collect();

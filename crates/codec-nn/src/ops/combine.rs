@@ -3,6 +3,7 @@
 use super::{flat, on_kernels, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use codec_kernels::zeros;
 
 /// Adds two tensors of one shape.
 pub(crate) fn add(xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
@@ -38,7 +39,7 @@ impl CustomOp2 for Add {
         ys_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, ys) = (flat(xs, xs_layout)?, flat(ys, ys_layout)?);
-        let mut out = vec![0.0; xs.len()];
+        let mut out = zeros(xs.len());
         codec_kernels::add(xs, ys, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }
@@ -73,7 +74,7 @@ impl CustomOp3 for AddScaled {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (_, n_steps, channels) = xs_layout.shape().dims3()?;
         let (xs, ys, factors) = (flat(xs, xs_layout)?, flat(ys, ys_layout)?, flat(factors, factors_layout)?);
-        let (mut out, len) = (vec![0.0; xs.len()], (n_steps * channels).max(1));
+        let (mut out, len) = (zeros(xs.len()), (n_steps * channels).max(1));
         let items = xs.chunks_exact(len).zip(ys.chunks_exact(len)).zip(out.chunks_exact_mut(len));
         for ((xs, ys), out) in items {
             codec_kernels::add_scaled_rows(xs, ys, channels, factors, out).map_err(wrap)?;

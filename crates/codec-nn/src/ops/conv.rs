@@ -9,7 +9,7 @@ use super::conv_grad::{bias_gradient, input_gradient, rows_gradient};
 use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use codec_kernels::{PackedMatrix, Rows, Start, gemm};
+use codec_kernels::{PackedMatrix, Rows, Start, for_items, gemm, zeros};
 use std::sync::Arc;
 
 /// Which steps a window reads.
@@ -66,17 +66,9 @@ impl Packed {
         self.taps.first().map_or(0, PackedMatrix::n)
     }
 
-    /// Gives the row form back: the product with the identity, which is exact.
+    /// Gives the row form back.
     fn unpack(&self) -> Result<Tensor> {
-        let mut rows = Vec::new();
-        for tap in &self.taps {
-            let (k, n) = (tap.k(), tap.n());
-            let mut identity = vec![0.0; k * k];
-            identity.iter_mut().step_by(k + 1).for_each(|x| *x = 1.0);
-            let mut values = vec![0.0; k * n];
-            gemm(Rows::new(&identity, k, k, k)?, tap, Start::Zero, &mut values)?;
-            rows.extend(values);
-        }
+        let rows = self.taps.iter().map(PackedMatrix::unpacked).collect::<Vec<_>>().concat();
         let n_rows = rows.len() / self.c_out().max(1);
         Ok(Tensor::from_vec(rows, (n_rows, self.c_out()), &candle_core::Device::Cpu)?)
     }
@@ -153,7 +145,7 @@ fn forward(
     geometry: Geometry,
 ) -> Result<(CpuStorage, Shape)> {
     let (n_out, c_out) = (geometry.n_out(items.n_steps), packed.c_out());
-    let mut out = vec![0.0; items.batch * n_out * c_out];
+    let mut out = zeros(items.batch * n_out * c_out);
     let start = bias.map_or(Start::Zero, Start::Bias);
     let pitch = geometry.stride * items.channels;
     if geometry == Geometry::POINTWISE && items.are_adjacent() {
@@ -161,14 +153,15 @@ fn forward(
         let n_rows = items.batch * n_out;
         gemm(Rows::new(items.data, n_rows, items.channels, pitch)?, &packed.taps[0], start, &mut out)?;
     } else {
-        for (batch_idx, out) in out.chunks_exact_mut((n_out * c_out).max(1)).enumerate() {
+        for_items(&mut out, n_out * c_out, |batch_idx, out| -> Result<()> {
             let item = items.get(batch_idx);
             for (tap_idx, tap) in packed.taps.iter().enumerate() {
                 let first = tap_idx * geometry.dilation * items.channels;
                 let rows = Rows::new(&item[first..], n_out, tap.k(), pitch)?;
                 gemm(rows, tap, if tap_idx == 0 { start } else { Start::Accumulate }, out)?;
             }
-        }
+            Ok(())
+        })?;
     }
     Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, c_out))))
 }

@@ -8,7 +8,7 @@ use super::conv::{Geometry, Packed};
 use super::{Items, flat, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
-use codec_kernels::{PackedMatrix, Rows, Start, gemm, gemm_transposed};
+use codec_kernels::{PackedMatrix, Rows, Start, for_items, gemm, gemm_transposed, zeros};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -59,7 +59,7 @@ impl CustomOp2 for InputGradient {
         let grads = Items::new(grad, grad_layout)?;
         let (n_rows, c_out) = rows_layout.shape().dims2()?;
         let rows = Rowed { values: flat(rows, rows_layout)?, c_in: n_rows / kernel, c_out };
-        let mut out = vec![0.0; grads.batch * self.n_in * rows.c_in];
+        let mut out = zeros(grads.batch * self.n_in * rows.c_in);
         match (stride, dilation) {
             (1, _) => self.unit_stride(&grads, &rows, &mut out),
             (_, 1) => self.strided(&grads, &rows, &mut out),
@@ -109,11 +109,11 @@ impl InputGradient {
             let left = Rows::new(grads.data, n_rows, rows.c_out, rows.c_out)?;
             return Ok(gemm(left, &packed.taps()[0], Start::Zero, out)?);
         }
-        let mut padded = vec![0.0; (grads.n_steps + 2 * around) * rows.c_out];
         // Steps beyond the last window are owed nothing.
         let n_reached = (grads.n_steps + around).min(self.n_in);
-        for (batch_idx, out) in out.chunks_exact_mut((self.n_in * rows.c_in).max(1)).enumerate() {
+        for_items(out, self.n_in * rows.c_in, |batch_idx, out| {
             let item = grads.get(batch_idx);
+            let mut padded = vec![0.0; (grads.n_steps + 2 * around) * rows.c_out];
             padded[around * rows.c_out..][..item.len()].copy_from_slice(item);
             let out = &mut out[..n_reached * rows.c_in];
             for (tap_idx, tap) in packed.taps().iter().enumerate() {
@@ -121,8 +121,8 @@ impl InputGradient {
                 let left = Rows::new(&padded[first..], n_reached, tap.k(), rows.c_out)?;
                 gemm(left, tap, if tap_idx == 0 { Start::Zero } else { Start::Accumulate }, out)?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// A row of `stride` steps of input is owed by the outputs whose windows reach it, oldest first.
@@ -144,17 +144,17 @@ impl InputGradient {
         let packed = PackedMatrix::new(&matrix, n_neighbours * rows.c_out, width)?;
         let around = n_neighbours - 1;
         let n_rows = grads.n_steps + around;
-        let mut padded = vec![0.0; (grads.n_steps + 2 * around) * rows.c_out];
-        let mut steps = vec![0.0; n_rows * width];
-        for (batch_idx, out) in out.chunks_exact_mut((self.n_in * rows.c_in).max(1)).enumerate() {
+        for_items(out, self.n_in * rows.c_in, |batch_idx, out| {
             let item = grads.get(batch_idx);
+            let mut padded = vec![0.0; (grads.n_steps + 2 * around) * rows.c_out];
+            let mut steps = vec![0.0; n_rows * width];
             padded[around * rows.c_out..][..item.len()].copy_from_slice(item);
             let left = Rows::new(&padded, n_rows, n_neighbours * rows.c_out, rows.c_out)?;
             gemm(left, &packed, Start::Zero, &mut steps)?;
             let n = steps.len().min(out.len());
             out[..n].copy_from_slice(&steps[..n]);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Tap by tap: what is left over is rare.
@@ -227,7 +227,7 @@ pub(super) fn column_sums(
     add: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) -> Vec<f32> {
     /// Rows of one task; fixed, so that sums do not depend on the number of threads.
-    const TASK_ROWS: usize = 1 << 10;
+    const TASK_ROWS: usize = 1 << 7;
     let task_len = (TASK_ROWS * channels).max(1);
     let sums = |task_idx: usize| {
         let mut sums = vec![0.0; channels];

@@ -5,6 +5,8 @@ use super::conv_grad::bias_gradient;
 use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use codec_kernels::{for_items, zeros};
+use rayon::prelude::*;
 
 /// Convolves each channel with its own taps.
 ///
@@ -59,10 +61,10 @@ impl Depthwise {
         let Geometry { kernel, stride, dilation } = self.geometry;
         let (n_out, channels) = (self.geometry.n_out(items.n_steps), items.channels);
         let conv = codec_kernels::Depthwise { kernel, stride, dilation };
-        let mut out = vec![0.0; items.batch * n_out * channels];
-        for (batch_idx, out) in out.chunks_exact_mut((n_out * channels).max(1)).enumerate() {
-            codec_kernels::depthwise(items.get(batch_idx), channels, conv, taps, bias, out).map_err(wrap)?;
-        }
+        let mut out = zeros(items.batch * n_out * channels);
+        for_items(&mut out, n_out * channels, |batch_idx, out| {
+            codec_kernels::depthwise(items.get(batch_idx), channels, conv, taps, bias, out).map_err(wrap)
+        })?;
         Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, channels))))
     }
 }
@@ -174,22 +176,29 @@ impl CustomOp3 for DepthwiseGradient {
         let (_, n_in, channels) = xs_layout.shape().dims3()?;
         let (_, n_out, _) = grad_layout.shape().dims3()?;
         let (xs, taps, grad) = (flat(xs, xs_layout)?, flat(taps, taps_layout)?, flat(grad, grad_layout)?);
-        let items = xs.chunks_exact((n_in * channels).max(1));
-        let items = items.zip(grad.chunks_exact((n_out * channels).max(1)));
+        let (in_len, out_len) = ((n_in * channels).max(1), (n_out * channels).max(1));
         match self.of {
             GradientOf::Input => {
-                let mut out = vec![0.0; xs.len()];
-                for (out, (_, grad)) in out.chunks_exact_mut((n_in * channels).max(1)).zip(items) {
+                let mut out = zeros(xs.len());
+                for_items(&mut out, in_len, |item_idx, out| {
+                    let grad = &grad[item_idx * n_out * channels..][..n_out * channels];
                     codec_kernels::depthwise_input_gradient(grad, channels, self.conv, taps, out)
-                        .map_err(wrap)?;
-                }
+                        .map_err(wrap)
+                })?;
                 Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
             }
             GradientOf::Taps => {
+                let of_item = |(xs, grad): (&[f32], &[f32])| {
+                    let mut out = vec![0.0; taps.len()];
+                    codec_kernels::depthwise_weight_gradient(xs, channels, self.conv, grad, &mut out)?;
+                    Ok(out)
+                };
+                let items = xs.par_chunks_exact(in_len).zip(grad.par_chunks_exact(out_len));
+                let parts: Result<Vec<Vec<f32>>, codec_kernels::Error> = items.map(of_item).collect();
+                // In the order of the items, whoever was ready first.
                 let mut out = vec![0.0; taps.len()];
-                for (xs, grad) in items {
-                    codec_kernels::depthwise_weight_gradient(xs, channels, self.conv, grad, &mut out)
-                        .map_err(wrap)?;
+                for part in parts.map_err(wrap)? {
+                    out.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
                 }
                 Ok((CpuStorage::F32(out), taps_layout.shape().clone()))
             }

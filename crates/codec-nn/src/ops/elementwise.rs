@@ -3,7 +3,7 @@
 use super::{expect_shape, flat, on_kernels, vector_jacobian, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use codec_kernels::Unary;
+use codec_kernels::{Unary, zeros};
 
 /// Added to the divisor of Snake, so that an alpha of zero divides.
 const SNAKE_EPSILON: f64 = 1e-9;
@@ -98,7 +98,7 @@ impl CustomOp1 for UnaryOp {
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = flat(xs, layout)?;
-        let mut out = vec![0.0; xs.len()];
+        let mut out = zeros(xs.len());
         codec_kernels::unary(self.function, xs, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
@@ -126,7 +126,7 @@ impl CustomOp2 for UnaryGradient {
         grad_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, grad) = (flat(xs, xs_layout)?, flat(grad, grad_layout)?);
-        let mut out = vec![0.0; xs.len()];
+        let mut out = zeros(xs.len());
         codec_kernels::unary_gradient(self.function, xs, grad, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }
@@ -147,7 +147,7 @@ impl CustomOp2 for Snake {
         alpha_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, alpha) = (flat(xs, xs_layout)?, flat(alpha, alpha_layout)?);
-        let mut out = vec![0.0; xs.len()];
+        let mut out = zeros(xs.len());
         codec_kernels::snake(xs, alpha, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }
@@ -188,7 +188,7 @@ impl CustomOp3 for SnakeGradient {
         grad_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, alpha, grad) = (flat(xs, xs_layout)?, flat(alpha, alpha_layout)?, flat(grad, grad_layout)?);
-        let mut out = vec![0.0; xs.len() + alpha.len()];
+        let mut out = zeros(xs.len() + alpha.len());
         let (for_xs, for_alpha) = out.split_at_mut(xs.len());
         codec_kernels::snake_gradient(xs, alpha, grad, for_xs, for_alpha).map_err(wrap)?;
         let n = out.len();
@@ -213,7 +213,7 @@ impl CustomOp3 for SnakeBeta {
         beta_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, alpha, beta) = (flat(xs, xs_layout)?, flat(alpha, alpha_layout)?, flat(beta, beta_layout)?);
-        let mut out = vec![0.0; xs.len()];
+        let mut out = zeros(xs.len());
         codec_kernels::snake_beta(xs, alpha, beta, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }

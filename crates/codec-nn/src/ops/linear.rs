@@ -7,7 +7,7 @@ use super::conv_grad::bias_gradient;
 use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use codec_kernels::{PackedMatrix, Rows, Start, gemm, gemm_transposed};
+use codec_kernels::{PackedMatrix, Rows, Start, gemm, gemm_transposed, zeros};
 
 /// `xs` times the transpose of `weight`, plus a bias.
 ///
@@ -35,7 +35,7 @@ fn rows(items: &Items<'_>) -> Vec<f32> {
 /// The product of all rows with a packed matrix.
 fn product(items: &Items<'_>, matrix: &PackedMatrix, start: Start<'_>) -> Result<(CpuStorage, Shape)> {
     let n_rows = items.batch * items.n_steps;
-    let mut out = vec![0.0; n_rows * matrix.n()];
+    let mut out = zeros(n_rows * matrix.n());
     let copied;
     let data = if items.are_adjacent() {
         items.data
@@ -174,7 +174,7 @@ impl CustomOp2 for WeightGradient {
         let whole = xs.are_adjacent() && grads.are_adjacent();
         // Batch and time are one axis where the items follow each other.
         let (n_items, n_steps) = if whole { (1, xs.batch * xs.n_steps) } else { (xs.batch, xs.n_steps) };
-        let mut out = vec![0.0; c_out * c_in];
+        let mut out = zeros(c_out * c_in);
         for item_idx in 0..n_items {
             let (item, grad) =
                 if whole { (xs.data, grads.data) } else { (xs.get(item_idx), grads.get(item_idx)) };

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use codec_kernels::zeros;
 
 /// Normalises every step over its channels.
 ///
@@ -110,7 +111,7 @@ impl LayerNorm {
         beta: Option<&[f32]>,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let values = flat(xs.0, xs.1)?;
-        let mut out = vec![0.0; values.len()];
+        let mut out = zeros(values.len());
         codec_kernels::layer_norm(values, flat(gamma.0, gamma.1)?, beta, self.epsilon, &mut out)
             .map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs.1.shape().clone()))
@@ -152,7 +153,7 @@ impl CustomOp3 for LayerNormGradient {
         grad_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, gamma, grad) = (flat(xs, xs_layout)?, flat(gamma, gamma_layout)?, flat(grad, grad_layout)?);
-        let mut out = vec![0.0; xs.len() + 2 * gamma.len()];
+        let mut out = zeros(xs.len() + 2 * gamma.len());
         let (for_xs, rest) = out.split_at_mut(xs.len());
         let sums = rest.split_at_mut(gamma.len()).into();
         codec_kernels::layer_norm_gradient(xs, gamma, self.epsilon, grad, for_xs, sums).map_err(wrap)?;
@@ -239,7 +240,7 @@ impl CustomOp2 for RmsNorm {
         gamma_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let values = flat(xs, xs_layout)?;
-        let mut out = vec![0.0; values.len()];
+        let mut out = zeros(values.len());
         codec_kernels::rms_norm(values, flat(gamma, gamma_layout)?, self.epsilon, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }
@@ -279,7 +280,7 @@ impl CustomOp3 for GroupNorm {
         let items = Items::new(xs, xs_layout)?;
         let (gamma, beta) = (flat(gamma, gamma_layout)?, flat(beta, beta_layout)?);
         let len = items.n_steps * items.channels;
-        let mut out = vec![0.0; items.batch * len];
+        let mut out = zeros(items.batch * len);
         for (batch_idx, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
             let item = items.get(batch_idx);
             codec_kernels::group_norm(item, self.n_groups, gamma, beta, self.epsilon, out).map_err(wrap)?;

@@ -3,7 +3,7 @@
 use super::{expect_channels, flat, on_kernels, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
-use codec_kernels::Rotary;
+use codec_kernels::{Rotary, zeros};
 use std::sync::Arc;
 
 /// Turns the channels of every head by the angles of its step, of which the first stands at `position`.
@@ -59,7 +59,7 @@ impl CustomOp1 for Turn {
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = flat(xs, layout)?;
-        let mut out = vec![0.0; xs.len()];
+        let mut out = zeros(xs.len());
         let item_len = self.table.len() * self.n_heads;
         for (xs, out) in xs.chunks_exact(item_len.max(1)).zip(out.chunks_exact_mut(item_len.max(1))) {
             codec_kernels::rotate(xs, &self.table, self.dim, self.n_heads, out).map_err(wrap)?;

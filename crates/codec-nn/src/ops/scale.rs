@@ -4,6 +4,7 @@ use super::conv_grad::column_sums;
 use super::{expect_channels, flat, on_kernels, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use codec_kernels::zeros;
 
 /// Every channel times its factor.
 ///
@@ -32,7 +33,7 @@ impl CustomOp2 for Scale {
         factors_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (xs, factors) = (flat(xs, xs_layout)?, flat(factors, factors_layout)?);
-        let mut out = vec![0.0; xs.len()];
+        let mut out = zeros(xs.len());
         codec_kernels::scale_channels(xs, factors, &mut out).map_err(wrap)?;
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }

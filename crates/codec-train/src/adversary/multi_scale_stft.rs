@@ -124,12 +124,14 @@ mod tests {
         let padded = first.pad_with_zeros(2, 2, 2).unwrap().pad_with_zeros(3, 2, 2).unwrap();
         let mut want = vec![0.0; got.elem_count()];
         let (xs, w) = (values(&padded), values(&weight));
+        let bias = values(&weights.get(3, "bias").unwrap());
         let (height, width) = (11, 15);
         for n in 0..2 {
             for t in 0..7 {
                 for f in 0..6 {
                     for o in 0..3 {
                         let at = ((n * 7 + t) * 6 + f) * 3 + o;
+                        want[at] = bias[o];
                         for i in 0..2 {
                             for j in 0..3 {
                                 for k in 0..5 {

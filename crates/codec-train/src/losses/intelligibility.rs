@@ -5,6 +5,7 @@
 //! section II. Here at the audio's own rate instead of 10 kHz, and segments without speech are left out
 //! instead of frames.
 
+use super::correlation::Correlation;
 use super::mel::{Band, matrix};
 use super::stft::Stft;
 use crate::error::{Error, Result};
@@ -13,16 +14,16 @@ use candle_core::{D, Tensor};
 /// Frames per second, about; STOI's are 12.8 ms apart.
 const FRAME_RATE: u32 = 78;
 /// Frames of a segment, 384 ms.
-const SEGMENT: usize = 30;
+pub(super) const SEGMENT: usize = 30;
 /// Bands of a third of an octave, and the centre of the lowest.
 const N_BANDS: usize = 15;
 const LOWEST: f64 = 150.0;
 /// Largest value of a decoded envelope over that of the target: -15 dB of signal to distortion.
-const CLIP: f64 = 6.623_413_251_903_491;
+pub(super) const CLIP: f64 = 6.623_413_251_903_491;
 /// A segment counts down to this share of the loudest one's power, -40 dB.
-const QUIET: f64 = 1e-4;
+pub(super) const QUIET: f64 = 1e-4;
 /// Keeps roots and quotients of silence finite.
-const POWER_FLOOR: f64 = 1e-9;
+pub(super) const POWER_FLOOR: f64 = 1e-9;
 
 /// A loss on envelopes.
 #[derive(Clone, Debug)]
@@ -61,15 +62,22 @@ impl Intelligibility {
     /// # Errors
     /// [`Error::Config`] for signals shorter than a segment.
     pub fn loss(&self, decoded: &Tensor, target: &Tensor) -> Result<Tensor> {
-        self.of_spectra(&self.stft.transform(decoded)?, &self.stft.transform(target)?.detach())
-    }
-
-    fn of_spectra(&self, xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
-        let (_, n_frames, n_bins, _) = xs.dims4()?;
+        let n_frames = self.stft.n_frames(decoded.dim(1)?);
         if n_frames < SEGMENT {
             let why = format!("needs crops of {SEGMENT} frames and not {n_frames}");
             return Err(Error::config("loss.intelligibility", why));
         }
+        let (xs, ys) = (self.stft.transform(decoded)?, self.stft.transform(target)?.detach());
+        if !xs.device().is_cpu() {
+            return self.plain(&xs, &ys);
+        }
+        let op = Correlation::new(&self.bands, ys.flatten_all()?.to_vec1()?);
+        Ok(xs.contiguous()?.apply_op1(op)?)
+    }
+
+    /// The same mathematics in candle operations, for any device and type.
+    fn plain(&self, xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
+        let (_, n_frames, n_bins, _) = xs.dims4()?;
         let n_bands = self.bands.len();
         let bands: Vec<&Band> = self.bands.iter().collect();
         let matrix = matrix(&bands, n_bins, xs.device(), xs.dtype())?;
@@ -101,7 +109,7 @@ impl Intelligibility {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_gradient, noise, values};
+    use super::super::testing::{assert_close, check_gradient, noise, values};
     use super::*;
     use candle_core::DType;
 
@@ -118,7 +126,48 @@ mod tests {
         let (loss, xs, ys) = small();
         let spectra = |xs: &Tensor| loss.stft.plain(xs);
         let precise = spectra(&ys.to_dtype(DType::F64).unwrap()).unwrap();
-        check_gradient(&xs, |xs| loss.loss(xs, &ys), |xs| loss.of_spectra(&spectra(xs)?, &precise));
+        check_gradient(&xs, |xs| loss.loss(xs, &ys), |xs| loss.plain(&spectra(xs)?, &precise));
+    }
+
+    #[test]
+    fn both_paths_agree_whatever_the_threads() {
+        let loss = Intelligibility::new(16_000).unwrap();
+        // A loud and a quiet part, and a part of which the decoded has too much.
+        let shape = |t: usize| if t % 9000 < 2000 { 1e-3 } else { 1.0 };
+        let shape: Vec<f32> = (0..20_000).map(shape).collect();
+        let shape = Tensor::from_vec(shape, (1, 20_000), &candle_core::Device::Cpu).unwrap();
+        let ys = noise(6, &[3, 20_000]).broadcast_mul(&shape).unwrap();
+        let xs = (noise(7, &[3, 20_000]) + &ys).unwrap();
+        let on = |n_threads: usize, by_kernel: bool| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            pool.install(|| {
+                let xs = candle_core::Var::from_tensor(&xs).unwrap();
+                let spectra = |xs: &Tensor| loss.stft.transform(xs).unwrap();
+                let got = if by_kernel {
+                    loss.loss(&xs, &ys).unwrap()
+                } else {
+                    loss.plain(&spectra(&xs), &spectra(&ys)).unwrap()
+                };
+                (values(&got), values(got.backward().unwrap().get(&xs).unwrap()))
+            })
+        };
+        let (value, grads) = on(3, true);
+        assert_eq!(on(1, true), (value.clone(), grads.clone()));
+        let (want, want_grads) = on(1, false);
+        assert_close("loss", &value, &want, 1e-5);
+        assert_close("gradient", &grads, &want_grads, 1e-3);
+    }
+
+    #[test]
+    fn silence_has_a_finite_gradient() {
+        let loss = Intelligibility::new(16_000).unwrap();
+        let silence = candle_core::Var::zeros((2, 8_000), DType::F32, &candle_core::Device::Cpu).unwrap();
+        for target in [noise(1, &[2, 8_000]), silence.zeros_like().unwrap()] {
+            let got = loss.loss(&silence, &target).unwrap();
+            assert!(values(&got)[0].is_finite());
+            let grads = got.backward().unwrap();
+            assert!(values(grads.get(&silence).unwrap()).iter().all(|x| x.is_finite()));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Every loss is a scalar whose gradient for the decoded audio is checked against finite differences.
 
+mod correlation;
 mod intelligibility;
 mod loudness;
 mod mel;

@@ -4,7 +4,7 @@ use crate::config::OptimizerConfig;
 use crate::error::Result;
 use crate::losses::flat;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Shape, Tensor, Var};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -109,17 +109,39 @@ impl AdamW {
 pub fn global_norm(vars: &BTreeMap<String, Var>, grads: &GradStore) -> Result<f64> {
     let mut total = 0.0;
     for grad in vars.values().filter_map(|var| grads.get(var)) {
-        // Scaled, or the square of a large gradient, as silence makes it at the start, would not fit.
-        let peak = f64::from(grad.abs()?.max_all()?.to_scalar::<f32>()?);
-        if peak > 0.0 {
-            let scaled = (grad / peak)?.sqr()?.sum_all()?.to_scalar::<f32>()?;
-            total += peak * peak * f64::from(scaled);
-        }
-        if peak.is_nan() {
-            return Ok(peak);
-        }
+        total += if grad.device().is_cpu() {
+            grad.contiguous()?.apply_op1_no_bwd(&Power)?.to_scalar::<f64>()?
+        } else {
+            // Scaled, or the square of a large gradient would not fit.
+            let peak = f64::from(grad.abs()?.max_all()?.to_scalar::<f32>()?);
+            let scale = if peak > 0.0 { peak } else { 1.0 };
+            peak * peak * f64::from((grad / scale)?.sqr()?.sum_all()?.to_scalar::<f32>()?)
+        };
     }
     Ok(total.sqrt())
+}
+
+/// The sum of all squares, in f64.
+struct Power;
+
+impl CustomOp1 for Power {
+    fn name(&self) -> &'static str {
+        "codec-power"
+    }
+
+    fn cpu_fwd(&self, values: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        /// Partial sums side by side, so that the loop has lanes.
+        const LANES: usize = 8;
+        let power = |task: &[f32]| {
+            let mut sums = [0.0_f64; LANES];
+            for part in task.chunks(LANES) {
+                sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+            }
+            sums.iter().sum::<f64>()
+        };
+        let parts: Vec<f64> = flat(values, layout)?.par_chunks(TASK_LEN).map(power).collect();
+        Ok((CpuStorage::F64(vec![parts.iter().sum()]), Shape::from(())))
+    }
 }
 
 /// Both moments from a gradient.
@@ -238,11 +260,13 @@ impl Average {
         let decay = decay.min((1.0 + step as f64) / (10.0 + step as f64));
         for (name, var) in vars {
             let now = var.as_detached_tensor();
-            let average = match self.tensors.get(name) {
-                Some(average) => ((average * decay)? + (now * (1.0 - decay))?)?,
-                None => now.copy()?,
-            };
-            self.tensors.insert(name.clone(), average);
+            match self.tensors.get_mut(name) {
+                Some(average) if now.device().is_cpu() => average.inplace_op2(&now, &Blend { decay })?,
+                Some(average) => *average = ((&*average * decay)? + (now * (1.0 - decay))?)?,
+                None => {
+                    self.tensors.insert(name.clone(), now.copy()?);
+                }
+            }
         }
         Ok(())
     }
@@ -271,6 +295,32 @@ impl Average {
     /// Puts back what [`Average::tensors`] gave.
     pub fn restore(&mut self, tensors: BTreeMap<String, Tensor>) {
         self.tensors = tensors;
+    }
+}
+
+/// An average and what it moves to.
+struct Blend {
+    decay: f64,
+}
+
+impl InplaceOp2 for Blend {
+    fn name(&self) -> &'static str {
+        "codec-average"
+    }
+
+    fn cpu_fwd(
+        &self,
+        average: &mut CpuStorage,
+        layout: &Layout,
+        now: &CpuStorage,
+        now_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (average, now) = (flat_mut(average, layout)?, flat(now, now_layout)?);
+        let (keep, take) = (self.decay as f32, (1.0 - self.decay) as f32);
+        average.par_chunks_mut(TASK_LEN).zip(now.par_chunks(TASK_LEN)).for_each(|(average, now)| {
+            average.iter_mut().zip(now).for_each(|(average, now)| *average = *average * keep + now * take);
+        });
+        Ok(())
     }
 }
 
@@ -326,6 +376,24 @@ mod tests {
         var.inplace_op2(&moments, &update).unwrap();
         assert_close("moments", &values(&moments), &values(&want_moments), 1e-5);
         assert_close("values", &values(&var), &values(&want), 1e-5);
+    }
+
+    #[test]
+    fn the_length_of_gradients_is_that_of_all_of_them_however_large() {
+        let gradient = |scale: f64| {
+            let vars: BTreeMap<String, Var> = [("a", 40_000), ("b", 3)]
+                .map(|(name, n)| (name.to_owned(), Var::from_tensor(&noise(n as u64, &[n])).unwrap()))
+                .into();
+            let losses = vars.values().map(|var| (var.as_tensor() * noise(9, var.dims())).unwrap());
+            let losses: Vec<Tensor> = losses.map(|xs| xs.sum_all().unwrap()).collect();
+            let loss = (Tensor::stack(&losses, 0).unwrap().sum_all().unwrap() * scale).unwrap();
+            global_norm(&vars, &loss.backward().unwrap()).unwrap()
+        };
+        let squares: f64 = [40_000, 3].iter().flat_map(|&n| values(&noise(9, &[n]))).map(|x| x * x).sum();
+        for scale in [1.0, 1e30] {
+            assert!((gradient(scale) / (scale * squares.sqrt()) - 1.0).abs() < 1e-6);
+        }
+        assert!(gradient(f64::NAN).is_nan());
     }
 
     #[test]

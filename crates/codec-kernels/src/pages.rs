@@ -1,24 +1,8 @@
-//! How the system hands out memory, and what becomes of freed memory.
+//! Weights in large pages.
 
+use crate::pool;
 #[cfg(target_os = "linux")]
 use std::{mem::MaybeUninit, ops::Range};
-
-/// Makes the process keep the memory that it frees, for the next buffers of the same sizes.
-///
-/// Networks allocate and free the same buffers of megabytes for each step or chunk. By default glibc hands them
-/// back to the system, which clears every page again. With this the process stays as large as it ever was. Meant
-/// for the start of a program; elsewhere than on Linux with glibc it does nothing.
-pub fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[expect(unsafe_code, reason = "a setting of the allocator")]
-    // SAFETY: mallopt may be called at any time and only changes how the allocator asks the system for memory.
-    unsafe {
-        // Buffers of any size come from the heap, whose top is never given back.
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
-        libc::mallopt(libc::M_TOP_PAD, 1 << 26);
-    }
-}
 
 /// Bytes of a large page.
 #[cfg(target_os = "linux")]
@@ -39,7 +23,7 @@ pub(crate) fn zeros(n: usize) -> Vec<f32> {
         advise(memory, libc::MADV_COLLAPSE);
         return zeros;
     }
-    vec![0.0; n]
+    pool::zeros(n)
 }
 
 /// Gives `advice` on the large pages that lie wholly in `memory`; where the system cannot follow it, pages stay
