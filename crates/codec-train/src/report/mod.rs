@@ -86,10 +86,11 @@ impl Log {
             Err(e) => return Err(Error::io(path)(e)),
         };
         // The last line of a run that was killed may be a part of one.
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-        let lines: Vec<Line> = lines.filter(|line| line.step <= step).collect();
-        let kept = lines.iter().map(|line| json_line(line, &path)).collect::<Result<Vec<_>>>()?;
-        write_whole(&path, kept.concat().as_bytes()).map_err(Error::io(&path))?;
+        let lines = text.lines().filter_map(|text| Some((text, serde_json::from_str::<Line>(text).ok()?)));
+        // As they were written: numbers that are read and written again may differ in their last digit.
+        let (kept, lines): (Vec<&str>, Vec<Line>) = lines.filter(|(_, line)| line.step <= step).unzip();
+        let kept: String = kept.iter().flat_map(|line| [line, "\n"]).collect();
+        write_whole(&path, kept.as_bytes()).map_err(Error::io(&path))?;
         let file = OpenOptions::new().append(true).open(&path);
         let title = folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Ok(Self {
@@ -254,6 +255,7 @@ mod tests {
         let page = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(page.contains("<svg") && page.contains("mel") && page.contains("learning rate"));
     }
+
     #[test]
     fn the_old_log_stands_until_the_new_one_is_whole() {
         let folder = tempfile::tempdir().unwrap();
