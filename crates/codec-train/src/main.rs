@@ -130,18 +130,6 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// How `train` and `resume` ended.
-#[derive(Serialize)]
-struct Ended<'a> {
-    run: &'a Path,
-    /// Steps done.
-    step: u64,
-    /// The finished model.
-    model: Option<&'a Path>,
-    /// What a run that was stopped goes on from.
-    checkpoint: Option<&'a Path>,
-}
-
 /// What `export` wrote.
 #[derive(Serialize)]
 struct Exported<'a> {
@@ -262,20 +250,17 @@ fn train(mut trainer: Trainer, folder: &RunFolder, device: &Device, say: Say) ->
     say.note(&format!("{} clips; log and page in {name}", trainer.library().n_clips()));
     let outcome = run(&mut trainer, folder, device, &mut watch);
     watch.bar.finish_and_clear();
-    let (run, step) = (folder.path(), trainer.step());
-    match outcome? {
-        Outcome::Finished(model) => {
-            let ended = Ended { run, step, model: Some(&model), checkpoint: None };
-            say.result(|| model.display().to_string(), &ended)?;
-            Ok(ExitCode::SUCCESS)
+    let (folder, step) = (folder.path(), trainer.step());
+    let outcome = outcome?;
+    let (path, code) = match &outcome {
+        Outcome::Finished(model) => (model, ExitCode::SUCCESS),
+        Outcome::Stopped(checkpoint) => {
+            say.note(&format!("stopped; go on with `codec-train resume {}`", folder.display()));
+            (checkpoint, ExitCode::from(INTERRUPTED))
         }
-        Outcome::Stopped(path) => {
-            say.note(&format!("stopped; go on with `codec-train resume {}`", run.display()));
-            let ended = Ended { run, step, model: None, checkpoint: Some(&path) };
-            say.result(|| path.display().to_string(), &ended)?;
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-    }
+    };
+    say.result(|| path.display().to_string(), &outcome.ended(folder, step))?;
+    Ok(code)
 }
 
 /// The progress of a run on a terminal.

@@ -7,6 +7,7 @@ use crate::trainer::{StepReport, Trainer};
 use crate::validation::{Report, Validator};
 use candle_core::{DType, Device};
 use codec_io::atomic::write_whole;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,30 @@ pub enum Outcome {
     Finished(PathBuf),
     /// Stopped by request; the checkpoint is this file.
     Stopped(PathBuf),
+}
+
+impl Outcome {
+    /// For programs: how the run in the folder `run` ended after `step` steps.
+    pub fn ended<'a>(&'a self, run: &'a Path, step: u64) -> Ended<'a> {
+        let (model, checkpoint) = match self {
+            Self::Finished(model) => (Some(model.as_path()), None),
+            Self::Stopped(checkpoint) => (None, Some(checkpoint.as_path())),
+        };
+        Ended { run, step, model, checkpoint }
+    }
+}
+
+/// An [`Outcome`] as the programs of this workspace print it with `--json`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ended<'a> {
+    /// The run's folder.
+    pub run: &'a Path,
+    /// Steps done.
+    pub step: u64,
+    /// The finished model.
+    pub model: Option<&'a Path>,
+    /// What a run that was stopped goes on from.
+    pub checkpoint: Option<&'a Path>,
 }
 
 /// Trains until the last step, in a folder that is claimed: that of the configuration.

@@ -88,18 +88,6 @@ impl From<PrecisionName> for Precision {
     }
 }
 
-/// How `train` and `resume` ended.
-#[derive(Serialize)]
-struct Ended<'a> {
-    run: &'a Path,
-    /// Steps done.
-    step: u64,
-    /// The finished model.
-    model: Option<&'a Path>,
-    /// What a run that was stopped goes on from.
-    checkpoint: Option<&'a Path>,
-}
-
 /// What `export` wrote.
 #[derive(Serialize)]
 struct Exported<'a> {
@@ -248,20 +236,17 @@ fn go(mut trainer: Trainer, folder: &RunFolder, reporter: Reporter) -> Result<Ex
     let mut watch = Terminal::new(&trainer, reporter);
     let outcome = run(&mut trainer, folder, &mut watch);
     watch.bar.finish_and_clear();
-    let (run, step) = (folder.path(), trainer.step());
-    match outcome? {
-        Outcome::Finished(model) => {
-            let ended = Ended { run, step, model: Some(&model), checkpoint: None };
-            reporter.result(|| model.display().to_string(), &ended)?;
-            Ok(ExitCode::SUCCESS)
+    let (folder, step) = (folder.path(), trainer.step());
+    let outcome = outcome?;
+    let (path, code) = match &outcome {
+        Outcome::Finished(model) => (model, ExitCode::SUCCESS),
+        Outcome::Stopped(checkpoint) => {
+            reporter.note(&format!("stopped; go on with `codec-lm resume {}`", folder.display()));
+            (checkpoint, ExitCode::from(INTERRUPTED))
         }
-        Outcome::Stopped(path) => {
-            let ended = Ended { run, step, model: None, checkpoint: Some(&path) };
-            reporter.note(&format!("stopped; go on with `codec-lm resume {name}`"));
-            reporter.result(|| path.display().to_string(), &ended)?;
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-    }
+    };
+    reporter.result(|| path.display().to_string(), &outcome.ended(folder, step))?;
+    Ok(code)
 }
 
 /// The progress of a run on a terminal.
