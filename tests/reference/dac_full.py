@@ -105,8 +105,8 @@ def original_name(name: str, n_rates: int) -> str:
 
 
 SUBJECTS = [
-    Dac("dac_16khz", "DAC 16 kHz, 12 codebooks", 300, 16_000, [2, 4, 5, 8], 12, 50_001),
-    Dac("dac_24khz", "DAC 24 kHz, 32 codebooks", 310, 24_000, [2, 4, 5, 8], 32, 75_001),
+    Dac("dac_16khz", "DAC 16 kHz, 12 codebooks", 300, 16_000, [2, 4, 5, 8], 12, 480_000),
+    Dac("dac_24khz", "DAC 24 kHz, 32 codebooks", 310, 24_000, [2, 4, 5, 8], 32, 720_000),
     Dac("dac_44khz", "DAC 44.1 kHz, 9 codebooks", 320, 44_100, [2, 4, 8, 8], 9, 1_323_000),
-    Dac("dac_44khz_16kbps", "DAC 44.1 kHz, 16 kbit/s, 18 codebooks", 330, 44_100, [2, 4, 8, 8], 18, 132_301, 128),
+    Dac("dac_44khz_16kbps", "DAC 44.1 kHz, 16 kbit/s, 18 codebooks", 330, 44_100, [2, 4, 8, 8], 18, 1_323_000, 128),
 ]

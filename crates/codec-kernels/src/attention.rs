@@ -7,6 +7,11 @@ use crate::pool;
 use crate::reduce::{Dot, exp_and_sum};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 
+/// Floats in a line of the cache.
+const LINE: usize = 16;
+/// Rows of keys or values that are fetched ahead: a head's part of a row is too far from that of the next for
+/// the CPU to see by itself what comes.
+const AHEAD: usize = 8;
 /// Vectors of an output that are summed in one pass over the values.
 const PASS: usize = 4;
 
@@ -81,22 +86,22 @@ pub fn attention(
     let n_threads = pool::threads_for(n_pairs.saturating_mul(width), 4 * pool::GRAIN);
     pool::for_row_blocks(out, width, 1, n_threads, |first, out| {
         let mut weights = Vec::new();
-        for (i, out) in out.chunks_exact_mut(width).enumerate() {
-            let query_idx = first + i;
-            let q = &q[query_idx * width..][..width];
-            let keys = visible(query_idx);
-            let span = keys.start * kv_width..keys.end * kv_width;
-            // `visible` may answer differently the second time: a slice out of bounds would panic.
-            let (Some(k), Some(v)) = (k.get(span.clone()), v.get(span)) else { continue };
-            weights.resize(k.len() / kv_width, 0.0);
-            let per_kv = heads.n_heads / heads.n_kv_heads;
-            let pairs = q.chunks_exact(heads.dim).zip(out.chunks_exact_mut(heads.dim)).enumerate();
-            for (head_idx, (q, out)) in pairs {
-                let offset = head_idx / per_kv * heads.dim;
-                dispatch(
-                    level,
-                    Query { q, k, v, offset, pitch: kv_width, scale, weights: &mut weights, out },
-                );
+        let per_kv = heads.n_heads / heads.n_kv_heads;
+        // Head by head, so that a head's keys and values come from memory for the first query alone.
+        for head_idx in 0..heads.n_heads {
+            let (place, offset) = (head_idx * heads.dim, head_idx / per_kv * heads.dim);
+            for (i, out) in out.chunks_exact_mut(width).enumerate() {
+                let query_idx = first + i;
+                let keys = visible(query_idx);
+                let span = keys.start * kv_width..keys.end * kv_width;
+                // `visible` may answer differently the second time: a slice out of bounds would panic.
+                let (Some(k), Some(v)) = (k.get(span.clone()), v.get(span)) else { continue };
+                weights.resize(k.len() / kv_width, 0.0);
+                let q = &q[query_idx * width + place..][..heads.dim];
+                let out = &mut out[place..][..heads.dim];
+                let ahead = if i == 0 { AHEAD } else { 0 };
+                let weights = &mut weights;
+                dispatch(level, Query { q, k, v, offset, pitch: kv_width, scale, ahead, weights, out });
             }
         }
     });
@@ -111,6 +116,8 @@ struct Query<'a> {
     offset: usize,
     pitch: usize,
     scale: f32,
+    /// How many rows ahead `k` and `v` are fetched: not at all for zero.
+    ahead: usize,
     /// One per key.
     weights: &'a mut [f32],
     out: &'a mut [f32],
@@ -120,14 +127,18 @@ impl Kernel for Query<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { q, k, v, offset, pitch, scale, weights, out } = self;
+        let Self { q, k, v, offset, pitch, scale, ahead, weights, out } = self;
         let dim = q.len();
         if weights.is_empty() {
             out.fill(0.0);
             return;
         }
         for (weight, k) in weights.iter_mut().zip(k.chunks_exact(pitch)) {
-            *weight = Dot { a: q, b: &k[offset..][..dim] }.run(s) * scale;
+            let k = &k[offset..][..dim];
+            if ahead > 0 {
+                fetch(s, k, ahead * pitch);
+            }
+            *weight = Dot { a: q, b: k }.run(s) * scale;
         }
         let sum = s.splat(exp_and_sum(s, weights));
         let whole = dim - dim % (PASS * S::LANES);
@@ -135,6 +146,9 @@ impl Kernel for Query<'_> {
             let mut acc = [s.splat(0.0); PASS];
             for (&weight, v) in weights.iter().zip(v.chunks_exact(pitch)) {
                 let (weight, v) = (s.splat(weight), &v[offset + c..][..PASS * S::LANES]);
+                if ahead > 0 {
+                    fetch(s, v, ahead * pitch);
+                }
                 for (acc, v) in acc.iter_mut().zip(v.chunks_exact(S::LANES)) {
                     *acc = s.fma(weight, s.load(v), *acc);
                 }
@@ -154,6 +168,14 @@ impl Kernel for Query<'_> {
             s.store(s.div(acc, sum), &mut buffer);
             out[c..][..left].copy_from_slice(&buffer[..left]);
         }
+    }
+}
+
+/// Fetches what lies `distance` floats after `xs`.
+#[inline(always)]
+fn fetch<S: Simd>(s: S, xs: &[f32], distance: usize) {
+    for line in xs.chunks(LINE) {
+        s.prefetch(line.as_ptr().wrapping_add(distance));
     }
 }
 
