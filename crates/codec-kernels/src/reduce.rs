@@ -122,19 +122,23 @@ impl Kernel for Dot<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         let mut acc = [s.splat(0.0); 2];
-        let (mut a, mut b) = (self.a.chunks_exact(MAX_LANES), self.b.chunks_exact(MAX_LANES));
-        for (a, b) in (&mut a).zip(&mut b) {
+        let mut add = |a: &[f32], b: &[f32]| {
             for (i, acc) in acc.iter_mut().enumerate().take(MAX_LANES / S::LANES) {
                 *acc = s.fma(s.load(&a[i * S::LANES..]), s.load(&b[i * S::LANES..]), *acc);
             }
-        }
+        };
+        let (mut a, mut b) = (self.a.chunks_exact(MAX_LANES), self.b.chunks_exact(MAX_LANES));
+        (&mut a).zip(&mut b).for_each(|(a, b)| add(a, b));
         let (a, b) = (a.remainder(), b.remainder());
+        if !a.is_empty() {
+            let mut buffers = [[0.0; MAX_LANES]; 2];
+            buffers[0][..a.len()].copy_from_slice(a);
+            buffers[1][..a.len()].copy_from_slice(b);
+            add(&buffers[0], &buffers[1]);
+        }
         let mut sums = [0.0; MAX_LANES];
         for (i, acc) in acc.into_iter().enumerate().take(MAX_LANES / S::LANES) {
             s.store(acc, &mut sums[i * S::LANES..]);
-        }
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum = a.mul_add(*b, *sum);
         }
         tree(sums)
     }
