@@ -85,14 +85,14 @@ fn arg_extremum<const MAX: bool>(xs: &[f32], cols: usize, out: &mut [u32]) -> Re
 }
 
 /// Adds sixteen partial sums, always in the same tree.
+///
+/// Each level has its own array: no loop over levels keeps the sums from staying in registers.
 #[inline(always)]
-pub(crate) fn tree<T: Copy + std::ops::Add<Output = T>>(mut xs: [T; MAX_LANES]) -> T {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            xs[i] = xs[i] + xs[i + half];
-        }
-    }
-    xs[0]
+pub(crate) fn tree<T: Copy + std::ops::Add<Output = T>>(xs: [T; MAX_LANES]) -> T {
+    let xs: [T; 8] = std::array::from_fn(|i| xs[i] + xs[i + 8]);
+    let xs: [T; 4] = std::array::from_fn(|i| xs[i] + xs[i + 4]);
+    let xs: [T; 2] = std::array::from_fn(|i| xs[i] + xs[i + 2]);
+    xs[0] + xs[1]
 }
 
 /// Calls `body` with 16 elements at a time, the last ones filled up with `fill`.
