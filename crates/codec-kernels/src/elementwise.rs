@@ -113,7 +113,7 @@ pub fn snake_beta(xs: &[f32], alpha: &[f32], beta: &[f32], out: &mut [f32]) -> R
     count_rows("xs", xs.len(), channels)?;
     expect_len("beta", channels, beta.len())?;
     expect_len("out", xs.len(), out.len())?;
-    let inverse: Vec<f64> = beta.iter().map(|&beta| 1.0 / (f64::from(beta) + 1e-9)).collect();
+    let inverse: Vec<f32> = beta.iter().map(|&beta| (1.0 / (f64::from(beta) + 1e-9)) as f32).collect();
     let level = level();
     let n_threads = pool::threads_for(xs.len(), pool::GRAIN);
     pool::for_row_blocks(out, channels, 1, n_threads, |first, out| {
@@ -241,7 +241,7 @@ struct Snake<'a> {
     xs: &'a [f32],
     alpha: &'a [f32],
     /// 1 / (beta + 1e-9), as many as `alpha`.
-    inverse: &'a [f64],
+    inverse: &'a [f32],
     out: &'a mut [f32],
 }
 
@@ -257,13 +257,13 @@ impl Kernel for Snake<'_> {
         last_inverse[..left].copy_from_slice(&self.inverse[whole..]);
         for (xs, out) in self.xs.chunks_exact(channels).zip(self.out.chunks_exact_mut(channels)) {
             for c in (0..whole).step_by(S::LANES) {
-                let (alpha, inverse) = (s.load(&self.alpha[c..]), s.load_wide(&self.inverse[c..]));
+                let (alpha, inverse) = (s.load(&self.alpha[c..]), s.load(&self.inverse[c..]));
                 s.store(snake_lanes(s, s.load(&xs[c..]), alpha, inverse), &mut out[c..]);
             }
             if left > 0 {
                 let mut buffer = [0.0; MAX_LANES];
                 buffer[..left].copy_from_slice(&xs[whole..]);
-                let (alpha, inverse) = (s.load(&last_alpha), s.load_wide(&last_inverse));
+                let (alpha, inverse) = (s.load(&last_alpha), s.load(&last_inverse));
                 let y = snake_lanes(s, s.load(&buffer), alpha, inverse);
                 s.store(y, &mut buffer);
                 out[whole..].copy_from_slice(&buffer[..left]);

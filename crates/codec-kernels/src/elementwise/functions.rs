@@ -10,22 +10,49 @@ pub(crate) trait Function: Copy {
 /// Arguments from which on `x/π` no longer leaves enough bits in f64.
 const SIN_LIMIT: f32 = 1_099_511_627_776.0; // 2^40
 
-/// `x + sin(alpha x)^2 * inverse`, for angles in f64.
+/// Angles from which on [`snake_lanes`] counts half turns in f64.
+const SNAKE_LIMIT: f32 = 1_048_576.0; // 2^20
+
+/// π as a sum of two f32.
+const PI_PARTS: [f32; 2] = [std::f32::consts::PI, -8.742_278e-8];
+
+/// Minimax for `(sin(r)^2 / r^2 - 1) / r^2` in powers of `r^2` on ±π/2, relative error of the square of the sine
+/// below 2e-8.
+const SIN_SQUARED: [f32; 5] =
+    [-0.333_333_08, 0.044_443_13, -0.003_172_298, 0.000_139_291_35, -3.620_557_3e-6];
+
+/// `x + sin(alpha x)^2 * inverse`.
 #[inline(always)]
-pub(super) fn snake_lanes<S: Simd>(s: S, x: S::V, alpha: S::V, inverse: S::W) -> S::V {
-    let is_near = s.all(s.lt(s.abs(s.mul(alpha, x)), s.splat(SIN_LIMIT / 2.0)));
-    let (x, alpha) = (s.widen(x), s.widen(alpha));
-    // The product of two f32 is exact in f64.
-    let mut u = s.wide_mul(alpha, x);
-    if !is_near {
-        // Far out the sine adds less than 2^-40 of x, so any angle will do.
-        let limit = f64::from(SIN_LIMIT);
-        let inside = s.wide_lt(s.wide_mul(u, u), s.wide_splat(limit * limit));
-        u = s.wide_select(inside, u, s.wide_splat(0.0));
+pub(super) fn snake_lanes<S: Simd>(s: S, x: S::V, alpha: S::V, inverse: S::V) -> S::V {
+    let angle = s.mul(alpha, x);
+    let excess = s.fnma(alpha, x, angle);
+    let round = s.splat(ROUND);
+    let n = s.sub(s.fma(angle, s.splat(std::f32::consts::FRAC_1_PI), round), round);
+    // The first difference is exact; what the product lost counts again once most of it is gone.
+    let r = s.fnma(n, s.splat(PI_PARTS[1]), s.fnma(n, s.splat(PI_PARTS[0]), angle));
+    let r = s.sub(r, excess);
+    let u = s.mul(r, r);
+    let mut p = s.splat(SIN_SQUARED[4]);
+    for &c in SIN_SQUARED[..4].iter().rev() {
+        p = s.fma(p, u, s.splat(c));
     }
     // The square does not know the sign.
-    let (_, sin) = sin_reduced(s, u);
-    s.narrow(s.wide_fma(s.wide_mul(sin, sin), inverse, x))
+    let y = s.fma(s.fma(s.mul(u, u), p, u), inverse, x);
+    let near = s.lt(s.abs(angle), s.splat(SNAKE_LIMIT));
+    if s.all(near) { y } else { s.select(near, y, snake_far(s, x, alpha, inverse)) }
+}
+
+/// [`snake_lanes`] for large angles, in f64.
+#[inline(always)]
+fn snake_far<S: Simd>(s: S, x: S::V, alpha: S::V, inverse: S::V) -> S::V {
+    let x = s.widen(x);
+    // The product of two f32 is exact in f64.
+    let angle = s.wide_mul(s.widen(alpha), x);
+    // Farther out the sine adds less than 2^-40 of x, so any angle will do.
+    let limit = f64::from(SIN_LIMIT);
+    let inside = s.wide_lt(s.wide_mul(angle, angle), s.wide_splat(limit * limit));
+    let (_, sin) = sin_reduced(s, s.wide_select(inside, angle, s.wide_splat(0.0)));
+    s.narrow(s.wide_fma(s.wide_mul(sin, sin), s.widen(inverse), x))
 }
 
 /// The exponential of `x` within -112 and 89 as `(high + low) * 2^n`; returns high, low and n.
