@@ -15,9 +15,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes of the largest activation in a stage: it, a copy of it and the next one fit in the second-level cache
-/// of a core.
-const CHUNK_BYTES: f64 = 196_608.0;
+/// Bytes of the largest activation in a stage: it and the next one fit in the second-level cache of a core.
+const CHUNK_BYTES: f64 = 393_216.0;
 /// A layer with more bytes of weights than this wants [`ENOUGH_ROWS`].
 const LARGE_WEIGHTS: f64 = 524_288.0;
 /// Rows of a product that are worth the reading of large weights: the arithmetic takes longer than the reading,
@@ -30,9 +29,9 @@ const SIMILAR: f64 = 2.5;
 const MAX_SHARE: f64 = 0.125;
 /// Multiply-adds that take as long as the making of one value by an activation.
 const VALUE_COST: f64 = 32.0;
-/// Up to so many chunks of the first stage the network takes in one piece: a short step of a stream is done
-/// soonest so.
-const ONE_PIECE: usize = 4;
+/// Up to so many chunks of the stage with the shortest ones the network takes in one piece: a short step of a
+/// stream is done soonest so.
+const ONE_PIECE: f64 = 4.0;
 /// Chunks that may wait before a stage: the stage before it then rests.
 const MAX_WAITING: usize = 2;
 
@@ -41,6 +40,8 @@ const MAX_WAITING: usize = 2;
 pub(super) struct Pipeline {
     net: Net,
     stages: Vec<Stage>,
+    /// Up to so many steps of input, for one clip, are taken in one piece.
+    one_piece: usize,
 }
 
 /// Consecutive layers of the network, which one thread at a time runs.
@@ -57,8 +58,11 @@ pub(super) type State = Vec<DynState>;
 impl Pipeline {
     /// Cuts `net`, which takes `input`.
     pub(super) fn new(net: Net, input: Flow) -> Self {
-        let stages = stages(&net, input);
-        Self { net, stages }
+        let parts = parts(&net, input);
+        let groups = groups(&parts);
+        let shortest = groups.iter().map(|(_, seconds)| *seconds).filter(|seconds| *seconds > 0.0);
+        let one_piece = ONE_PIECE * shortest.fold(f64::INFINITY, f64::min) * input.rate;
+        Self { stages: stages(&parts, groups), net, one_piece: one_piece as usize }
     }
 
     pub(super) fn init(&self) -> State {
@@ -72,7 +76,7 @@ impl Pipeline {
             steps.as_ref().map_or(Ok((1, 0)), |steps| steps.dims3().map(|d| (d.0, d.1)))?;
         // Other devices have no such caches, and each of their calls costs too much to make it short.
         let on_cpu = steps.as_ref().is_some_and(|steps| steps.device().is_cpu());
-        let fits = self.stages.first().is_none_or(|stage| n_steps <= ONE_PIECE * stage.chunk(batch));
+        let fits = n_steps <= self.one_piece / batch.max(1);
         match steps {
             Some(steps) if on_cpu && !fits && state.len() == self.net.len() => {
                 self.run(state, steps, batch, end)
@@ -133,13 +137,12 @@ struct Part {
     cost: f64,
 }
 
-/// Groups layers whose best chunks are similar, and cuts groups that do much of the work.
-fn stages(net: &Net, input: Flow) -> Vec<Stage> {
-    let parts = parts(net, input);
+/// Cuts groups of layers that do much of the work.
+fn stages(parts: &[Part], groups: Vec<(Range<usize>, f64)>) -> Vec<Stage> {
     let most = MAX_SHARE * parts.iter().map(|part| part.cost).sum::<f64>();
     let mut stages = Vec::new();
-    for (layers, seconds) in groups(&parts) {
-        for layers in shares(&parts, layers, most) {
+    for (layers, seconds) in groups {
+        for layers in shares(parts, layers, most) {
             let n_steps = (seconds * parts[layers.start].rate).ceil().max(1.0) as usize;
             stages.push(Stage { layers, n_steps });
         }
@@ -405,7 +408,7 @@ mod tests {
             stages.push(Stage { layers: first..last, n_steps: 1 + rng.below(7) });
             first = last;
         }
-        Pipeline { net, stages }
+        Pipeline { net, stages, one_piece: 4 }
     }
 
     #[test]
@@ -460,21 +463,30 @@ mod tests {
         let net = vec![
             conv(&mut rng, 1, 64, 7, 1),
             conv(&mut rng, 64, 64, 7, 1),
-            conv(&mut rng, 64, 512, 128, 64),
+            conv(&mut rng, 64, 512, 192, 96),
             conv(&mut rng, 512, 1024, 3, 1),
         ];
         let parts = parts(&net, Flow { rate: 24_000.0, channels: 1 });
-        // 192 KiB of 64 channels; 48 windows of 64 steps.
-        assert_eq!(groups(&parts), [(0..2, 768.0 / 24_000.0), (2..4, 3072.0 / 24_000.0)]);
+        // 384 KiB of 64 channels; 48 windows of 96 steps.
+        assert_eq!(groups(&parts), [(0..2, 1536.0 / 24_000.0), (2..4, 4608.0 / 24_000.0)]);
+    }
+
+    #[test]
+    fn what_the_first_layer_could_take_does_not_keep_the_others_in_one_piece() {
+        let mut rng = Rng::new(6);
+        let net = vec![DynLayer::new(Activation::elu(1.0)), conv(&mut rng, 1, 64, 7, 1)];
+        let pipeline = Pipeline::new(net, Flow { rate: 24_000.0, channels: 1 });
+        assert_eq!(pipeline.stages[0].n_steps, 98_304);
+        assert_eq!(pipeline.one_piece, 4 * 1536);
     }
 
     #[test]
     fn stages_share_the_work() {
         let mut rng = Rng::new(5);
         let net: Net = (0..20).map(|_| conv(&mut rng, 16, 16, 7, 1)).collect();
-        let stages = stages(&net, Flow { rate: 24_000.0, channels: 16 });
+        let stages = Pipeline::new(net, Flow { rate: 24_000.0, channels: 16 }).stages;
         let lens: Vec<usize> = stages.iter().map(|stage| stage.layers.len()).collect();
         assert_eq!(lens, [3, 3, 3, 3, 3, 3, 2]);
-        assert!(stages.iter().all(|stage| stage.n_steps == 3072), "{stages:?}");
+        assert!(stages.iter().all(|stage| stage.n_steps == 6144), "{stages:?}");
     }
 }
