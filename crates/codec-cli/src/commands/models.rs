@@ -422,7 +422,11 @@ fn pull(
         }
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let found = match store.pull(card, client, options, &mut on_progress) {
+    let pulled = store.pull(card, client, options, &mut on_progress);
+    if let Some(bar) = bar.take() {
+        bar.finish_and_clear();
+    }
+    let found = match pulled {
         Err(error @ Error::NonCommercial { .. }) => {
             return Err(error).context("--accept-non-commercial fetches them all the same");
         }
