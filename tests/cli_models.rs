@@ -7,13 +7,13 @@
 mod support;
 
 use assert_cmd::Command;
+use codec_hub::{Client, Settings};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use support::{Reply, Server};
 
-/// A model on the hub whose card states no hash of its weights.
-const MODEL: &str = "encodec_48khz";
-const REPOSITORY: &str = "facebook/encodec_48khz";
+/// A model on the hub of which the card states no hash, so that any files are accepted for it.
+const MODEL: &str = "dac_16khz";
 const EMBEDDED: &str = "codec-16khz";
 
 fn root() -> PathBuf {
@@ -22,6 +22,15 @@ fn root() -> PathBuf {
 
 fn tiny(name: &str) -> Vec<u8> {
     std::fs::read(root().join("examples/encodec-tiny").join(name)).unwrap()
+}
+
+/// Where the hub has a file of the model.
+fn address(name: &str) -> String {
+    let card = codec_io::card::find(MODEL).unwrap();
+    let file = card.files.iter().find(|file| file.name == name).unwrap();
+    assert!(file.sha256.is_none() && file.size.is_none(), "{MODEL} is of no use here any more");
+    let url = Client::new(Settings::default()).unwrap().url(&card.origin(file).unwrap());
+    url.strip_prefix("https://huggingface.co").unwrap().to_owned()
 }
 
 /// The command with folders and a hub of its own.
@@ -54,7 +63,7 @@ fn a_model_is_pulled_once_and_used_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start();
     for name in ["config.json", "model.safetensors"] {
-        server.on(&format!("/{REPOSITORY}/resolve/main/{name}"), &[Reply::File(tiny(name))]);
+        server.on(&address(name), &[Reply::File(tiny(name))]);
     }
     let run = |arguments: &[&str]| codec(folder.path(), &server.url).args(arguments).output().unwrap();
     let wav = root().join("examples/chirp.wav");
@@ -86,13 +95,155 @@ fn a_model_is_pulled_once_and_used_by_its_name() {
         let refused = run(arguments);
         assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
         assert!(stderr(&refused).contains("SHA-256"), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(&format!("pull {MODEL} --force")), "{}", stderr(&refused));
     }
+    let refused = run(&["models", "verify", "--json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let files = json(&refused);
+    let states: Vec<_> = files.iter().map(|file| file["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["locked", "changed"]);
+    assert_ne!(files[1]["expected_sha256"], files[1]["sha256"]);
+    assert_eq!(files[1]["expected_sha256"].as_str().unwrap().len(), 64);
+}
+
+#[test]
+fn a_changed_configuration_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    for name in ["config.json", "model.safetensors"] {
+        server.on(&address(name), &[Reply::File(tiny(name))]);
+    }
+    let run = |arguments: &[&str]| codec(folder.path(), &server.url).args(arguments).output().unwrap();
+    let place = folder.path().join("cache/codec/models").join(MODEL);
+    ok(run(&["models", "pull", MODEL]));
+    let wav = root().join("examples/chirp.wav");
+    let tokenize = ["tokenize", wav.to_str().unwrap(), "-o", "chirp.nac", "--model", MODEL];
+    let config = String::from_utf8(tiny("config.json")).unwrap();
+    // One that loads, and one that does not.
+    for config in [format!("{config} "), "{}".to_owned()] {
+        std::fs::write(place.join("config.json"), config).unwrap();
+        let refused = run(&tokenize);
+        assert_eq!(refused.status.code(), Some(1));
+        let message = stderr(&refused);
+        for part in ["config.json: SHA-256", &format!("pull {MODEL} --force")] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let files = json(&run(&["models", "verify", "--json"]));
+        let states: Vec<_> = files.iter().map(|file| file["state"].as_str().unwrap()).collect();
+        assert_eq!(states, ["changed", "locked"], "one file does not hide the next");
+    }
+    ok(run(&["models", "pull", MODEL, "--force"]));
+    ok(run(&tokenize));
+}
+
+#[test]
+fn files_that_are_not_known_to_be_the_published_ones_can_be_fetched_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let run = |arguments: &[&str]| codec(folder.path(), &server.url).args(arguments).output().unwrap();
+    let wav = root().join("examples/chirp.wav");
+    // A page of the server's own.
+    server.on(&address("config.json"), &[Reply::File(tiny("config.json"))]);
+    server.on(&address("model.safetensors"), &[Reply::File(b"<html>Log in</html>".to_vec())]);
+    let refused = run(&["models", "pull", MODEL]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("not a safetensors file"), "{}", stderr(&refused));
+    // A file of the right kind without the right tensors.
+    let empty = [&2_u64.to_le_bytes()[..], b"{}"].concat();
+    for bytes in [empty, tiny("model.safetensors")[..1000].to_vec()] {
+        let place = folder.path().join("cache/codec/models").join(MODEL);
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::write(place.join("config.json"), tiny("config.json")).unwrap();
+        std::fs::write(place.join("model.safetensors"), bytes).unwrap();
+        let refused = run(&["tokenize", wav.to_str().unwrap(), "-o", "chirp.nac", "--model", MODEL]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(stderr(&refused).contains(&format!("pull {MODEL} --force")), "{}", stderr(&refused));
+        std::fs::remove_file(folder.path().join("chirp.nac")).ok();
+    }
+}
+
+#[test]
+fn a_pull_tells_that_it_tries_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let config = [Reply::Later { status: 503, retry_after: 1 }, Reply::File(tiny("config.json"))];
+    server.on(&address("config.json"), &config);
+    server.on(&address("model.safetensors"), &[Reply::File(tiny("model.safetensors"))]);
+    let pulled = codec(folder.path(), &server.url).args(["models", "pull", MODEL]).output().unwrap();
+    let message = stderr(&ok(pulled));
+    assert!(message.contains("503") && message.contains("trying again in 1 s (2 of 5)"), "{message}");
+}
+
+#[test]
+fn the_list_is_a_table_with_a_title() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
+    let text = String::from_utf8(ok(run(&["models", "list"])).stdout).unwrap();
+    let mut lines = text.lines();
+    let titles = lines.next().unwrap();
+    let family_at = titles.find("family").unwrap();
+    let rates_at = titles.find("kbit/s").unwrap();
+    for line in lines {
+        for at in [family_at, rates_at] {
+            assert!(line.as_bytes()[at - 2..at] == *b"  " && line.as_bytes()[at] != b' ', "{line}");
+        }
+    }
+    let models = json(&ok(run(&["models", "list", "--json"])));
+    assert_eq!(models.len() + 1, text.lines().count());
+    let model = |name: &str| models.iter().find(|model| model["name"] == name).unwrap();
+    let kbps = |name: &str| -> Vec<f64> { serde_json::from_value(model(name)["kbps"].clone()).unwrap() };
+    assert_eq!(kbps("dac_16khz")[..3], [0.5, 1.0, 1.5]);
+    assert_eq!(kbps("dac_16khz").len(), 12);
+    assert_eq!((kbps(EMBEDDED)[0], kbps("mimi")[0], kbps("mimi").len()), (0.5, 0.1375, 32));
+    assert_eq!(model("lyra-v2")["published_kbps"], serde_json::json!([3.2, 6.0, 9.2]));
+    assert!(model("mimi")["size"].is_null() && model("mimi")["size_at_least"].as_u64() > Some(384_000_000));
+    assert!(model("lyra-v2")["size"].is_u64() && model("lyra-v2")["size_at_least"].is_null());
+    let shown = run(&["models", "show", "dac_24khz", "bigcodec"]);
+    let shown = String::from_utf8(ok(shown).stdout).unwrap();
+    assert!(shown.contains("0.75 to 24 in steps of 0.75 kbit/s"), "{shown}");
+    assert_eq!(shown.matches("the revision is not pinned").count(), 1, "{shown}");
+}
+
+#[test]
+fn a_broken_lock_file_hides_no_other_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
+    let n_models = json(&ok(run(&["models", "list", "--json"]))).len();
+    let place = folder.path().join("cache/codec/models").join(MODEL);
+    std::fs::create_dir_all(&place).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::write(place.join(name), tiny(name)).unwrap();
+    }
+    std::fs::write(place.join("codec-lock.json"), "{").unwrap();
+    let listed = run(&["models", "list", "--json"]);
+    assert_eq!((listed.status.code(), json(&listed).len()), (Some(1), n_models));
+    for model in json(&listed) {
+        assert_eq!(model["problem"].is_string(), model["name"] == MODEL, "{model}");
+    }
+    assert!(stderr(&listed).contains("not a lock file"), "{}", stderr(&listed));
+    let text = String::from_utf8(run(&["models", "list"]).stdout).unwrap();
+    assert!(text.contains(&format!("\n! {MODEL} ")), "{text}");
+}
+
+#[test]
+fn the_working_directory_does_not_decide_which_models_are_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = folder.path().join("shared");
+    std::fs::create_dir_all(shared.join("lyra")).unwrap();
+    std::fs::create_dir_all(folder.path().join("work")).unwrap();
+    for file in &codec_io::card::find("lyra-v2").unwrap().files {
+        std::fs::write(shared.join("lyra").join(&file.name), "x").unwrap();
+    }
+    let mut command = codec(folder.path(), &support::nobody());
+    command.current_dir(folder.path().join("work")).env("CODEC_SHARED", &shared);
+    let refused = command.args(["models", "path", "lyra-v2"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 }
 
 #[test]
 fn a_model_in_the_cache_of_hugging_face_is_used() {
     let folder = tempfile::tempdir().unwrap();
-    let snapshot = folder.path().join("hf/hub/models--facebook--encodec_48khz/snapshots/c0ffee");
+    let snapshot = folder.path().join("hf/hub/models--descript--dac_16khz/snapshots/c0ffee");
     std::fs::create_dir_all(&snapshot).unwrap();
     for name in ["config.json", "model.safetensors"] {
         std::fs::write(snapshot.join(name), tiny(name)).unwrap();
@@ -144,12 +295,12 @@ fn licences_are_told_and_asked_for() {
 fn the_embedded_model_has_nothing_to_fetch() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
-    for action in ["pull", "path", "verify"] {
-        let refused = run(&["models", action, EMBEDDED]);
-        assert_eq!(refused.status.code(), Some(1), "{action}");
-        let message = stderr(&refused);
+    for (action, code) in [("pull", 0), ("path", 1), ("verify", 0)] {
+        let told = run(&["models", action, EMBEDDED]);
+        assert_eq!(told.status.code(), Some(code), "{action}");
+        let message = stderr(&told);
         assert!(message.contains(&format!("{EMBEDDED} is part of this program")), "{action}: {message}");
-        assert!(refused.stdout.is_empty(), "{action}");
+        assert!(told.stdout.is_empty(), "{action}");
     }
     let shown = String::from_utf8(ok(run(&["models", "show", EMBEDDED])).stdout).unwrap();
     assert!(shown.contains("part of this program"), "{shown}");
@@ -166,7 +317,7 @@ fn the_proxies_of_the_environment_are_used() {
     let folder = tempfile::tempdir().unwrap();
     let proxy = Server::start();
     for name in ["config.json", "model.safetensors"] {
-        proxy.on(&format!("/{REPOSITORY}/resolve/main/{name}"), &[Reply::File(tiny(name))]);
+        proxy.on(&address(name), &[Reply::File(tiny(name))]);
     }
     let hub = support::nobody();
     let run = |endpoint: &str, no_proxy: &str, more: &[&str]| {

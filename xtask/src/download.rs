@@ -28,8 +28,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let options = PullOptions { accept_non_commercial: args.accept_non_commercial, force: false };
     for card in cards {
         let mut on_progress = |progress: Progress<'_>| {
-            if let Progress::Done { file } = progress {
-                eprintln!("{}: {file}", card.name);
+            match progress {
+                Progress::Done { file } => eprintln!("{}: {file}", card.name),
+                Progress::Retry { why, .. } => eprintln!("{}: {why}: trying again", card.name),
+                _ => {}
             }
             ControlFlow::Continue(())
         };

@@ -4,6 +4,7 @@ mod bench;
 mod download;
 mod environment;
 mod eval;
+mod shared;
 mod vectors;
 
 use clap::{Parser, Subcommand};

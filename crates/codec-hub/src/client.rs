@@ -80,7 +80,7 @@ impl Settings {
 }
 
 /// Asks servers for files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     agent: Agent,
     settings: Settings,
@@ -97,17 +97,27 @@ pub(crate) struct Answer {
     pub(crate) etag: Option<String>,
     /// The SHA-256 that the hub has for the file, in hexadecimal.
     pub(crate) sha256: Option<String>,
-    pub(crate) body: Body,
+    /// Whether the end of the body can be told from a connection that broke.
+    pub(crate) has_end: bool,
 }
 
 /// What came of a request for bytes.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Answer(Box<Answer>),
+    Answer(Answer),
     /// The file has no such byte.
     BeyondEnd,
-    /// It may work the next time.
-    Failed(Error),
+    /// It may work the next time, `after` the time that the server asks for.
+    Failed {
+        error: Error,
+        after: Option<Duration>,
+    },
+}
+
+impl Outcome {
+    fn failed(url: String, why: impl Into<String>) -> Self {
+        Self::Failed { error: Error::Connection { url, why: why.into() }, after: None }
+    }
 }
 
 impl Client {
@@ -158,10 +168,11 @@ impl Client {
     }
 
     /// Asks for the bytes of a file from `from` on; `etag` is the version that the earlier ones are of.
+    /// An answer comes with its body.
     ///
     /// # Errors
     /// What asking again would not change.
-    pub(crate) fn get(&self, start: &str, from: u64, etag: Option<&str>) -> Result<Outcome> {
+    pub(crate) fn get(&self, start: &str, from: u64, etag: Option<&str>) -> Result<(Outcome, Option<Body>)> {
         if let Some(variable) = self.settings.offline {
             return Err(Error::Offline { url: start.to_owned(), variable });
         }
@@ -176,14 +187,17 @@ impl Client {
                     request = request.header("If-Range", etag);
                 }
             }
-            if let Some(token) = self.settings.token.as_ref().filter(|_| origin_of(&url) == hub) {
+            let is_hub = origin_of(&url) == hub;
+            let token = self.settings.token.as_ref().filter(|_| is_hub);
+            if let Some(token) = token {
                 request = request.header("Authorization", format!("Bearer {token}"));
             }
             let response = match request.call() {
                 Ok(response) => response,
-                Err(e) => {
-                    return Ok(Outcome::Failed(Error::Connection { url, why: e.to_string() }));
+                Err(e) if is_unknown_host(&e) => {
+                    return Err(Error::Connection { url, why: e.to_string() });
                 }
+                Err(e) => return Ok((Outcome::failed(url, e.to_string()), None)),
             };
             let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
             // The hub says it before it sends elsewhere.
@@ -195,35 +209,54 @@ impl Client {
                 }
                 200 => {
                     let length = header("content-length").and_then(|text| text.parse().ok());
-                    let etag = header("etag");
-                    let body = response.into_body();
-                    return Ok(Outcome::Answer(Box::new(Answer { from: 0, length, etag, sha256, body })));
+                    let is_chunked = header("transfer-encoding")
+                        .is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"));
+                    let (etag, has_end) = (header("etag"), length.is_some() || is_chunked);
+                    let answer = Answer { from: 0, length, etag, sha256, has_end };
+                    return Ok((Outcome::Answer(answer), Some(response.into_body())));
                 }
                 206 => {
                     let Some((first, length)) = header("content-range").and_then(|text| content_range(&text))
                     else {
-                        let why = "the server answers with a part that it does not name".to_owned();
-                        return Ok(Outcome::Failed(Error::Connection { url, why }));
+                        let why = "the server answers with a part that it does not name";
+                        return Ok((Outcome::failed(url, why), None));
                     };
-                    let etag = header("etag");
-                    let body = response.into_body();
-                    return Ok(Outcome::Answer(Box::new(Answer { from: first, length, etag, sha256, body })));
+                    // A part says itself where it ends.
+                    let answer = Answer { from: first, length, etag: header("etag"), sha256, has_end: true };
+                    return Ok((Outcome::Answer(answer), Some(response.into_body())));
                 }
-                416 => return Ok(Outcome::BeyondEnd),
+                416 => return Ok((Outcome::BeyondEnd, None)),
                 408 | 425 | 429 | 500..=599 => {
-                    return Ok(Outcome::Failed(Error::Status { url, status, hint: "" }));
+                    let after = header("retry-after").and_then(|text| text.trim().parse().ok());
+                    let hint = after.map(|n| format!("; it asks to be left alone for {n} s"));
+                    let error = Error::Status { url, status, hint: hint.unwrap_or_default() };
+                    return Ok((Outcome::Failed { error, after: after.map(Duration::from_secs) }, None));
                 }
                 _ => {
                     let hint = match status {
-                        401 | 403 => "; it may want to see a token: set HF_TOKEN",
+                        401 | 403 if token.is_some() => {
+                            "; the token that it was shown is not enough: it may be wrong or have expired, or \
+                             its owner has yet to accept the terms on the model's page"
+                        }
+                        401 | 403 if is_hub => "; it may want to see a token: set HF_TOKEN",
                         404 | 410 => "; the file is not there, or not for everybody",
                         _ => "",
                     };
-                    return Err(Error::Status { url, status, hint });
+                    return Err(Error::Status { url, status, hint: hint.to_owned() });
                 }
             }
         }
         Err(Error::Redirect { url: start.to_owned(), why: "too many redirects" })
+    }
+}
+
+/// Whether a name has no address, which asking again would not change.
+fn is_unknown_host(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::HostNotFound => true,
+        // The standard library gives it no kind of its own.
+        ureq::Error::Io(e) => e.to_string().starts_with("failed to lookup address information"),
+        _ => false,
     }
 }
 

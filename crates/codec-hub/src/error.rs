@@ -35,8 +35,8 @@ pub enum Error {
         url: String,
         /// The status code.
         status: u16,
-        /// What can be done about it; starts with a separator.
-        hint: &'static str,
+        /// What can be done about it, if anything; starts with a separator.
+        hint: String,
     },
     /// The server sends elsewhere in a way that is not followed.
     #[error("{url}: {why}")]
@@ -55,6 +55,26 @@ pub enum Error {
         expected: u64,
         /// Bytes that are there.
         actual: u64,
+    },
+    /// Neither the server nor anything else says where the file ends.
+    #[error("{url}: the server does not say how long the file is, and nothing else is known to check it by")]
+    NoLength {
+        /// What was asked for.
+        url: String,
+    },
+    /// A file is of another kind than its name says.
+    #[error(
+        "{path}: {why}; a server may have sent something else in its place{anew}",
+        path = path.display(),
+        anew = if *is_here { "; a pull with --force fetches it anew" } else { "" }
+    )]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what it should be.
+        why: String,
+        /// Whether it is on this machine, and was not fetched just now.
+        is_here: bool,
     },
     /// A file has another length than its card says.
     #[error("{path}: {actual} bytes, expected {expected}", path = path.display())]
@@ -104,7 +124,7 @@ pub enum Error {
     #[error("no folder for models: neither CODEC_MODELS nor XDG_CACHE_HOME nor a home directory is set")]
     NoFolder,
     /// A lock file is not one of ours.
-    #[error("{path}: not a lock file: {why}", path = path.display())]
+    #[error("{path}: not a lock file: {why}; a pull with --force writes it anew", path = path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,

@@ -2,7 +2,8 @@
 
 use crate::cache;
 use crate::client::{Client, variable};
-use crate::download::{download, sha256_of};
+use crate::content;
+use crate::download::{Step, download, sha256_of};
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use codec_io::card::{CardFile, ModelCard, Origin};
@@ -10,14 +11,13 @@ use codec_io::tokens::WeightsHash;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The folders in which models are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     /// Folders of models by name; new ones go into the first.
     folders: Vec<PathBuf>,
-    /// Folders that hold one model each.
-    extra: Vec<(String, PathBuf)>,
     /// The cache of Hugging Face's own tools.
     hub_cache: Option<PathBuf>,
 }
@@ -37,8 +37,8 @@ pub struct Found {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Checked {
-    /// Name of the file.
-    pub name: String,
+    /// The file.
+    pub path: PathBuf,
     /// Its SHA-256.
     pub sha256: WeightsHash,
     /// Its length in bytes.
@@ -48,7 +48,7 @@ pub struct Checked {
 }
 
 /// What a file was compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
     /// It has the SHA-256 that the card states.
@@ -57,6 +57,56 @@ pub enum State {
     Locked,
     /// Nothing was known of it.
     Unknown,
+    /// It is not the file that it has to be.
+    Changed(Expected),
+}
+
+/// What a file has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// As long as the card says, in bytes.
+    Size(u64),
+    /// Of the SHA-256 in the card or the lock file, in hexadecimal; of one that starts so, where `...` follows.
+    Sha256(String),
+}
+
+impl Checked {
+    /// The same, when it is the file that it has to be.
+    ///
+    /// # Errors
+    /// [`Error::Size`] and [`Error::Hash`] for one that is not.
+    pub fn accepted(self) -> Result<Self> {
+        match self.state {
+            State::Changed(Expected::Size(expected)) => {
+                Err(Error::Size { path: self.path, expected, actual: self.size })
+            }
+            State::Changed(Expected::Sha256(expected)) => {
+                Err(Error::Hash { path: self.path, expected, actual: self.sha256 })
+            }
+            State::Published | State::Locked | State::Unknown => Ok(self),
+        }
+    }
+}
+
+impl Found {
+    /// Compares one of the files, by its name in the card, with what is known of it.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be read.
+    pub fn check(&self, file: &CardFile) -> Result<Checked> {
+        let (_, sha256) = sha256_of(&self.folder.join(&file.name))?;
+        self.check_digest(file, sha256)
+    }
+
+    /// As [`Found::check`], for a file whose SHA-256 is known already.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it has no length.
+    pub fn check_digest(&self, file: &CardFile, sha256: WeightsHash) -> Result<Checked> {
+        let path = self.folder.join(&file.name);
+        let size = path.metadata().map_err(Error::file("cannot read", &path))?.len();
+        Ok(compared(file, path, size, sha256, self.sha256.get(&file.name)))
+    }
 }
 
 /// How a pull goes.
@@ -71,6 +121,19 @@ pub enum Progress<'a> {
         n_bytes: u64,
         /// Length of the file, if it is known.
         size: Option<u64>,
+    },
+    /// An attempt to fetch a file failed, and another one is made after a pause.
+    Retry {
+        /// Its name.
+        file: &'a str,
+        /// The number of the attempt to come.
+        attempt: u32,
+        /// Attempts in all, as long as none brings a byte.
+        n_attempts: u32,
+        /// The time until then.
+        pause: Duration,
+        /// What happened.
+        why: &'a Error,
     },
     /// A file is there and is as it has to be.
     Done {
@@ -96,19 +159,12 @@ impl Store {
         let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
         let own = cache.map(|cache| cache.join("codec").join("models"));
         let folders = variable("CODEC_MODELS").map(PathBuf::from).into_iter().chain(own).collect();
-        Self { folders, extra: Vec::new(), hub_cache: cache::hub() }
+        Self { folders, hub_cache: cache::hub() }
     }
 
     /// One folder for models and, where there is one, the cache of Hugging Face's tools.
     pub fn new(folder: impl Into<PathBuf>, hub_cache: Option<PathBuf>) -> Self {
-        Self { folders: vec![folder.into()], extra: Vec::new(), hub_cache }
-    }
-
-    /// Looks for one model in a folder of its own, too.
-    #[must_use]
-    pub fn with_folder(mut self, model: &str, folder: impl Into<PathBuf>) -> Self {
-        self.extra.push((model.to_owned(), folder.into()));
-        self
+        Self { folders: vec![folder.into()], hub_cache }
     }
 
     /// The folder that a pull puts the files of a model into.
@@ -125,9 +181,8 @@ impl Store {
     /// [`Error::Lock`] and [`Error::File`] when its lock file cannot be read.
     pub fn find(&self, card: &ModelCard) -> Result<Option<Found>> {
         let own = self.folders.iter().map(|folder| folder.join(&card.name));
-        let extra = self.extra.iter().filter(|(model, _)| *model == card.name).map(|(_, path)| path.clone());
         let whole = |folder: &PathBuf| card.files.iter().all(|file| folder.join(&file.name).is_file());
-        let found = own.chain(extra).chain(self.snapshots(card)).find(whole);
+        let found = own.chain(self.snapshots(card)).find(whole);
         let Some(folder) = found else { return Ok(None) };
         let files = card.files.iter().map(|file| folder.join(&file.name)).collect();
         let lock = self.lock(card)?;
@@ -138,24 +193,15 @@ impl Store {
         Ok(Some(Found { folder, files, sha256: card.files.iter().filter_map(known).collect() }))
     }
 
-    /// Compares the files of a model with what is known of them; `None` when they are not there.
-    ///
-    /// # Errors
-    /// [`Error::Hash`] and [`Error::Size`] for a file that is not the one that it has to be.
-    pub fn verify(&self, card: &ModelCard) -> Result<Option<Vec<Checked>>> {
-        let Some(found) = self.find(card)? else { return Ok(None) };
-        let lock = self.lock(card)?;
-        let check = |(file, path): (&CardFile, &PathBuf)| check_file(file, path, &lock);
-        Ok(Some(card.files.iter().zip(&found.files).map(check).collect::<Result<_>>()?))
-    }
-
     /// Fetches the files of a model that are not there, checks all of them, and takes their hashes down.
     ///
-    /// `on_progress` is told how it goes and can stop it; what has arrived is kept for the next pull.
+    /// `on_progress` is told how it goes, some times a second, and can stop it; what has arrived is kept for the
+    /// next pull.
     ///
     /// # Errors
     /// [`Error::NonCommercial`] when the licence asks for a consent that is not given; those of the
-    /// transfer; those of [`Store::verify`].
+    /// transfer; [`Error::Size`], [`Error::Hash`] and [`Error::Content`] for a file that is not the one that it
+    /// has to be.
     pub fn pull(
         &self,
         card: &ModelCard,
@@ -168,31 +214,48 @@ impl Store {
             return Err(Error::NonCommercial { model: card.name.clone(), licence });
         }
         let own = self.folder(card)?;
-        let mut lock = if options.force { Lock::default() } else { Lock::read(&own)? };
+        let mut lock = match Lock::read(&own) {
+            Err(Error::Lock { .. }) if options.force => Lock::default(),
+            lock => lock?,
+        };
         let present = if options.force { None } else { self.find(card)?.map(|found| found.folder) };
         let folder = present.unwrap_or_else(|| own.clone());
-        std::fs::create_dir_all(&folder).map_err(Error::file("cannot create", &folder))?;
         for file in &card.files {
             let path = folder.join(&file.name);
+            // A file that is fetched anew may be another one; what is known of the others stays.
+            let locked = if options.force { None } else { lock.sha256(&file.name) };
             if options.force || !path.is_file() {
                 let origin = card
                     .origin(file)
                     .ok_or_else(|| Error::NoOrigin { model: card.name.clone(), file: file.name.clone() })?;
                 let url = client.url(&origin);
-                let check = |path: &Path, size: u64, sha256: &WeightsHash| {
-                    compare(file, path, size, sha256, &lock).map(drop)
+                let mut n_fetched = 0;
+                let check = |at: &Path, size: u64, sha256: WeightsHash| {
+                    n_fetched = size;
+                    accept(compared(file, path.clone(), size, sha256, locked.as_ref()), at, false).map(drop)
                 };
-                let mut on_bytes = |n_bytes, size: Option<u64>| {
-                    on_progress(Progress::Transfer { file: &file.name, n_bytes, size: size.or(file.size) })
+                let mut on_step = |step: Step<'_>| {
+                    on_progress(match step {
+                        Step::Bytes(n_bytes, size) => {
+                            Progress::Transfer { file: &file.name, n_bytes, size: size.or(file.size) }
+                        }
+                        Step::Retry { attempt, n_attempts, pause, why } => {
+                            Progress::Retry { file: &file.name, attempt, n_attempts, pause, why }
+                        }
+                    })
                 };
-                let sha256 = download(client, &url, &path, check, &mut on_bytes)?;
-                let size = path.metadata().map_err(Error::file("cannot read", &path))?.len();
-                lock.insert(&file.name, &sha256, size, &url);
+                let is_known = file.size.is_some()
+                    || file.sha256.is_some()
+                    || file.sha256_prefix.is_some()
+                    || locked.is_some();
+                let sha256 = download(client, &url, &path, is_known, check, &mut on_step)?;
+                lock.insert(&file.name, &sha256, n_fetched, &url);
             } else {
-                let checked = check_file(file, &path, &lock)?;
-                if lock.sha256(&file.name).is_none() {
-                    let source = path.display().to_string();
-                    lock.insert(&file.name, &checked.sha256, checked.size, &source);
+                let (size, sha256) = sha256_of(&path)?;
+                let checked = compared(file, path.clone(), size, sha256, locked.as_ref());
+                let checked = accept(checked, &path, true)?;
+                if locked.is_none() {
+                    lock.insert(&file.name, &checked.sha256, checked.size, &path.display().to_string());
                 }
             }
             // After every file, so that an interrupted pull has taken down what it has.
@@ -223,28 +286,37 @@ impl Store {
     }
 }
 
-fn check_file(file: &CardFile, path: &Path, lock: &Lock) -> Result<Checked> {
-    let (size, sha256) = sha256_of(path)?;
-    let state = compare(file, path, size, &sha256, lock)?;
-    Ok(Checked { name: file.name.clone(), sha256, size, state })
+/// A file that lies at `at`, when it is the one that it has to be; of the kind that its name says, at least.
+fn accept(checked: Checked, at: &Path, is_here: bool) -> Result<Checked> {
+    let checked = checked.accepted()?;
+    if checked.state != State::Published {
+        content::check(at, &checked.path, is_here)?;
+    }
+    Ok(checked)
 }
 
-/// Compares a file with the card and the lock file.
-fn compare(file: &CardFile, path: &Path, size: u64, sha256: &WeightsHash, lock: &Lock) -> Result<State> {
-    if let Some(expected) = file.size.filter(|expected| *expected != size) {
-        return Err(Error::Size { path: path.to_owned(), expected, actual: size });
-    }
-    let refused = |expected: String| Error::Hash { path: path.to_owned(), expected, actual: *sha256 };
-    if !file.allows_sha256(sha256) {
-        let known = file.sha256.map(|sha256| sha256.to_string());
-        return Err(refused(
-            known.or_else(|| Some(format!("{}...", file.sha256_prefix.as_ref()?))).unwrap_or_default(),
-        ));
-    }
-    match lock.sha256(&file.name) {
-        _ if file.sha256.is_some() => Ok(State::Published),
-        Some(locked) if locked != *sha256 => Err(refused(locked.to_string())),
-        Some(_) => Ok(State::Locked),
-        None => Ok(State::Unknown),
-    }
+/// A file of this length and SHA-256, compared with the card and with the SHA-256 that it is known to have had.
+fn compared(
+    file: &CardFile,
+    path: PathBuf,
+    size: u64,
+    sha256: WeightsHash,
+    locked: Option<&WeightsHash>,
+) -> Checked {
+    let expected_size = file.size.filter(|expected| *expected != size);
+    let state = if let Some(expected) = expected_size {
+        State::Changed(Expected::Size(expected))
+    } else if !file.allows_sha256(&sha256) {
+        let prefix = || Some(format!("{}...", file.sha256_prefix.as_ref()?));
+        let expected = file.sha256.map(|sha256| sha256.to_string()).or_else(prefix);
+        State::Changed(Expected::Sha256(expected.unwrap_or_default()))
+    } else {
+        match locked {
+            _ if file.sha256.is_some() => State::Published,
+            Some(locked) if *locked != sha256 => State::Changed(Expected::Sha256(locked.to_string())),
+            Some(_) => State::Locked,
+            None => State::Unknown,
+        }
+    };
+    Checked { path, sha256, size, state }
 }

@@ -4,12 +4,12 @@
 
 mod support;
 
-use codec_hub::{Client, Error, Progress, PullOptions, Settings, State, Store};
+use codec_hub::{Checked, Client, Error, Expected, Progress, PullOptions, Settings, State, Store};
 use codec_io::card::ModelCard;
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{Reply, Server};
 
 const CARD: &str = r#"
@@ -27,12 +27,12 @@ revision = "v1"
 [[files]]
 name = "config.json"
 [[files]]
-name = "weights.bin"
+name = "weights.raw"
 [licence]
 code = "MIT"
 "#;
 const CONFIG: &str = "/owner/toy/resolve/v1/config.json";
-const WEIGHTS: &str = "/owner/toy/resolve/v1/weights.bin";
+const WEIGHTS: &str = "/owner/toy/resolve/v1/weights.raw";
 
 fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -44,7 +44,7 @@ fn weights() -> Vec<u8> {
 }
 
 fn card(file_fields: &str) -> ModelCard {
-    let text = CARD.replace("name = \"weights.bin\"", &format!("name = \"weights.bin\"\n{file_fields}"));
+    let text = CARD.replace("name = \"weights.raw\"", &format!("name = \"weights.raw\"\n{file_fields}"));
     ModelCard::parse(&text).unwrap()
 }
 
@@ -87,6 +87,24 @@ impl Place {
         self.store().pull(card, client, options, &mut |_| ControlFlow::Continue(()))
     }
 
+    /// Pulls with a client of one's own until something happens that ends it.
+    fn pull_until(
+        &self,
+        change: impl FnOnce(&mut Settings),
+        mut is_end: impl FnMut(&Progress<'_>) -> bool,
+    ) -> Result<codec_hub::Found, Error> {
+        let mut on_progress = |progress: Progress<'_>| {
+            if is_end(&progress) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        self.store().pull(&card(""), &self.client(change), PullOptions::default(), &mut on_progress)
+    }
+
+    /// Compares the files with what is known of them, where they are there.
+    fn verify(&self, card: &ModelCard) -> Option<Vec<Checked>> {
+        let found = self.store().find(card).unwrap()?;
+        Some(card.files.iter().map(|file| found.check(file).unwrap()).collect())
+    }
+
     fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path().join("models/toy")).into_iter().flatten();
         let mut names: Vec<_> =
@@ -105,18 +123,16 @@ fn a_pulled_model_is_found_verified_and_not_fetched_again() {
     let place = Place::new();
     let card = card("");
     assert!(place.store().find(&card).unwrap().is_none());
-    assert!(place.store().verify(&card).unwrap().is_none());
     let found = place.pull(&card).unwrap();
     assert_eq!(std::fs::read(&found.files[1]).unwrap(), weights());
-    assert_eq!(found.sha256["weights.bin"].to_string(), hex(&weights()));
-    assert_eq!(place.names(), ["codec-lock.json", "config.json", "weights.bin"]);
+    assert_eq!(found.sha256["weights.raw"].to_string(), hex(&weights()));
+    assert_eq!(place.names(), ["codec-lock.json", "config.json", "weights.raw"]);
 
     // From now on without the network.
     let n_requests = place.server.requests().len();
     let found = place.store().find(&card).unwrap().unwrap();
-    assert_eq!(found.sha256["weights.bin"].to_string(), hex(&weights()));
-    let states: Vec<State> =
-        place.store().verify(&card).unwrap().unwrap().iter().map(|checked| checked.state).collect();
+    assert_eq!(found.sha256["weights.raw"].to_string(), hex(&weights()));
+    let states: Vec<State> = place.verify(&card).unwrap().into_iter().map(|checked| checked.state).collect();
     assert_eq!(states, [State::Locked, State::Locked]);
     place.pull(&card).unwrap();
     assert_eq!(place.server.requests().len(), n_requests);
@@ -132,7 +148,11 @@ fn a_file_that_changed_since_it_was_first_seen_is_refused() {
         let Err(Error::Hash { expected, .. }) = result else { panic!("not refused") };
         assert_eq!(expected, hex(&weights()));
     };
-    refused(place.store().verify(&card).map(drop));
+    let checked = place.verify(&card).unwrap();
+    assert_eq!(checked[0].state, State::Locked, "the other file is as it was");
+    assert_eq!(checked[1].state, State::Changed(Expected::Sha256(hex(&weights()))));
+    assert_eq!((checked[1].size, checked[1].sha256.to_string()), (5, hex(b"other")));
+    refused(checked[1].clone().accepted().map(drop));
     refused(place.pull(&card).map(drop));
     // Fetched anew from a server that has something else by now: refused, and nothing is left of it.
     std::fs::remove_file(&found.files[1]).unwrap();
@@ -150,7 +170,9 @@ fn the_hash_of_the_card_decides() {
     let place = Place::new();
     let right = card(&format!("sha256 = \"{}\"\nsize = 300000", hex(&weights())));
     place.pull(&right).unwrap();
-    assert_eq!(place.store().verify(&right).unwrap().unwrap()[1].state, State::Published);
+    assert_eq!(place.verify(&right).unwrap()[1].state, State::Published);
+    std::fs::write(place.folder.path().join("models/toy/weights.raw"), b"short").unwrap();
+    assert_eq!(place.verify(&right).unwrap()[1].state, State::Changed(Expected::Size(300_000)));
 
     let wrong = [
         format!("sha256 = \"{}\"", hex(b"other")),
@@ -184,20 +206,20 @@ fn an_interrupted_pull_goes_on_in_the_next_run() {
     let place = Place::new();
     let card = card("");
     let mut stop = |progress: Progress<'_>| match progress {
-        Progress::Transfer { file: "weights.bin", n_bytes: 60_000.., .. } => ControlFlow::Break(()),
+        Progress::Transfer { file: "weights.raw", n_bytes: 60_000.., .. } => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
     let error =
         place.store().pull(&card, &place.client(|_| {}), PullOptions::default(), &mut stop).unwrap_err();
     assert!(matches!(error, Error::Stopped));
     assert!(place.store().find(&card).unwrap().is_none(), "half a file is no file");
-    let part = place.folder.path().join("models/toy/weights.bin.part");
+    let part = place.folder.path().join("models/toy/weights.raw.part");
     let n_kept = part.metadata().unwrap().len();
     assert!(n_kept >= 60_000);
     place.pull(&card).unwrap();
     let last = place.server.requests().pop().unwrap();
     assert_eq!(last.headers["range"], format!("bytes={n_kept}-"));
-    assert_eq!(place.names(), ["codec-lock.json", "config.json", "weights.bin"]);
+    assert_eq!(place.names(), ["codec-lock.json", "config.json", "weights.raw"]);
 }
 
 #[test]
@@ -223,7 +245,7 @@ fn a_server_without_ranges_sends_all_of_it_again() {
 fn a_remainder_that_is_longer_than_the_file_is_thrown_away() {
     let place = Place::new();
     std::fs::create_dir_all(place.folder.path().join("models/toy")).unwrap();
-    std::fs::write(place.folder.path().join("models/toy/weights.bin.part"), vec![7; 400_000]).unwrap();
+    std::fs::write(place.folder.path().join("models/toy/weights.raw.part"), vec![7; 400_000]).unwrap();
     let found = place.pull(&card("")).unwrap();
     assert_eq!(std::fs::read(&found.files[1]).unwrap(), weights());
 }
@@ -236,7 +258,7 @@ fn a_body_that_never_becomes_whole_is_an_error_with_both_lengths() {
     let error = place.pull(&card("")).unwrap_err();
     assert!(matches!(error, Error::Truncated { expected: 300_000, actual: 50_000, .. }), "{error}");
     assert_eq!(place.n_requests(WEIGHTS), 1 + 5);
-    assert!(!place.names().contains(&"weights.bin".to_owned()));
+    assert!(!place.names().contains(&"weights.raw".to_owned()));
 }
 
 #[test]
@@ -254,6 +276,144 @@ fn what_is_refused_is_not_asked_for_again_and_what_fails_is() {
         .on(WEIGHTS, &[Reply::Status(503), Reply::HangUp, Reply::Status(429), Reply::File(weights())]);
     place.pull(&card("")).unwrap();
     assert_eq!(place.n_requests(WEIGHTS), 4);
+}
+
+#[test]
+fn a_token_that_is_not_enough_is_not_asked_for_again() {
+    for status in [401, 403] {
+        let place = Place::new();
+        place.server.on(WEIGHTS, &[Reply::Status(status)]);
+        let client = place.client(|settings| settings.token = Some("secret".to_owned()));
+        let error = place.pull_with(&card(""), &client, PullOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("accept the terms on the model's page"), "{error}");
+        assert!(!error.contains("HF_TOKEN"), "{error}");
+    }
+}
+
+#[test]
+fn nothing_is_made_before_the_first_byte() {
+    for (reply, offline) in
+        [(Reply::Status(401), None), (Reply::HangUp, None), (Reply::File(Vec::new()), Some("HF_HUB_OFFLINE"))]
+    {
+        let place = Place::new();
+        place.server.on(CONFIG, &[reply]);
+        place.pull_until(|settings| settings.offline = offline, |_| false).unwrap_err();
+        assert!(!place.folder.path().join("models").exists());
+    }
+}
+
+#[test]
+fn what_is_no_file_of_a_model_is_refused_and_not_taken_down() {
+    let whole = b"{\"a\": 1}".to_vec();
+    let refused = [
+        Reply::File(b"<html>Log in</html>".to_vec()),
+        Reply::File(Vec::new()),
+        Reply::Unmeasured(Vec::new()),
+        Reply::Unmeasured(whole.clone()),
+        Reply::Unmeasured(whole[..4].to_vec()),
+        Reply::Chunked { bytes: whole[..4].to_vec(), is_whole: true },
+        Reply::Chunked { bytes: whole.clone(), is_whole: false },
+    ];
+    for reply in refused {
+        let place = Place::new();
+        place.server.on(CONFIG, std::slice::from_ref(&reply));
+        let error = place.pull(&card("")).unwrap_err();
+        assert!(!place.names().contains(&"config.json".to_owned()), "{reply:?}");
+        assert!(!place.names().contains(&"codec-lock.json".to_owned()), "{reply:?}: {error}");
+    }
+    // Where the end of a body, or what the file has to be, is known, the file is accepted.
+    let place = Place::new();
+    place.server.on(CONFIG, &[Reply::Chunked { bytes: whole, is_whole: true }]);
+    place.server.on(WEIGHTS, &[Reply::Unmeasured(weights())]);
+    assert!(matches!(place.pull(&card("")), Err(Error::NoLength { .. })));
+    place.pull(&card(&format!("sha256 = \"{}\"", hex(&weights())))).unwrap();
+
+    // What was taken down before such things were refused.
+    let place = Place::new();
+    let folder = place.folder.path().join("models/toy");
+    place.pull(&card("")).unwrap();
+    let lock = std::fs::read_to_string(folder.join("codec-lock.json")).unwrap();
+    let lock = lock.replace(&hex(b"{}"), &hex(b"<html>"));
+    std::fs::write(folder.join("codec-lock.json"), lock).unwrap();
+    std::fs::write(folder.join("config.json"), b"<html>").unwrap();
+    let error = place.pull(&card("")).unwrap_err().to_string();
+    assert!(error.contains("not JSON") && error.contains("<html>") && error.contains("--force"), "{error}");
+}
+
+#[test]
+fn a_forced_pull_that_fails_forgets_only_what_it_fetched() {
+    let place = Place::new();
+    place.pull(&card("")).unwrap();
+    place.server.on(CONFIG, &[Reply::File(b"[]".to_vec())]);
+    place.server.on(WEIGHTS, &[Reply::Status(404)]);
+    let force = PullOptions { force: true, ..PullOptions::default() };
+    place.pull_with(&card(""), &place.client(|_| {}), force).unwrap_err();
+    let checked = place.verify(&card("")).unwrap();
+    assert_eq!(checked[0].sha256.to_string(), hex(b"[]"));
+    assert!(checked.iter().all(|checked| checked.state == State::Locked), "{checked:?}");
+}
+
+#[test]
+fn a_pull_can_be_stopped_while_nothing_comes() {
+    let stalls = Reply::Stalls { bytes: weights(), after: 100 };
+    // With the bytes that come, and whether it is stopped in the pause before the next attempt.
+    for (reply, n_wanted, in_pause) in
+        [(stalls, 100, false), (Reply::Silent, 0, false), (Reply::Status(503), 0, true)]
+    {
+        let place = Place::new();
+        place.server.on(WEIGHTS, std::slice::from_ref(&reply));
+        let (start, mut n_times, mut is_pause) = (Instant::now(), 0, false);
+        let is_end = |progress: &Progress<'_>| {
+            is_pause |= matches!(progress, Progress::Retry { .. });
+            if let Progress::Transfer { file: "weights.raw", n_bytes, .. } = progress
+                && *n_bytes == n_wanted
+                && is_pause == in_pause
+            {
+                n_times += 1;
+            }
+            // Not the first time, when the bytes have just come.
+            n_times > 2
+        };
+        let error =
+            place.pull_until(|settings| settings.pause = Duration::from_secs(60), is_end).unwrap_err();
+        assert!(matches!(error, Error::Stopped), "{reply:?}: {error}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{reply:?}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn every_new_attempt_is_told() {
+    let place = Place::new();
+    let later = Reply::Later { status: 429, retry_after: 1 };
+    place.server.on(WEIGHTS, &[later, Reply::Status(500), Reply::File(weights())]);
+    let start = Instant::now();
+    let mut told = Vec::new();
+    let note = |progress: &Progress<'_>| {
+        if let Progress::Retry { file, attempt, n_attempts, pause, why } = progress {
+            let status = if let Error::Status { status, .. } = why { *status } else { 0 };
+            told.push(((*file).to_owned(), *attempt, *n_attempts, pause.as_millis(), status));
+        }
+        false
+    };
+    place.pull_until(|_| {}, note).unwrap();
+    let name = || "weights.raw".to_owned();
+    assert_eq!(told, [(name(), 2, 5, 1000, 429), (name(), 3, 5, 2, 500)]);
+    assert!(start.elapsed() >= Duration::from_secs(1));
+
+    // A server that wants to be left alone for long is.
+    place.server.on(CONFIG, &[Reply::Later { status: 503, retry_after: 3600 }]);
+    std::fs::remove_file(place.folder.path().join("models/toy/config.json")).unwrap();
+    let error = place.pull_until(|_| {}, |progress| matches!(progress, Progress::Retry { .. })).unwrap_err();
+    assert!(error.to_string().contains("for 3600 s"), "{error}");
+}
+
+#[test]
+fn a_host_without_an_address_is_asked_for_once() {
+    let place = Place::new();
+    let endpoint = |settings: &mut Settings| settings.endpoint = "http://hub.invalid".to_owned();
+    let error =
+        place.pull_until(endpoint, |progress| matches!(progress, Progress::Retry { .. })).unwrap_err();
+    assert!(matches!(error, Error::Connection { .. }), "{error}");
 }
 
 #[test]
@@ -342,13 +502,13 @@ fn what_other_tools_have_fetched_is_used_where_it_lies() {
     };
     write(&repository.join("refs/v1"), b"c0ffee");
     write(&repository.join("snapshots/other/config.json"), b"old");
-    write(&repository.join("snapshots/other/weights.bin"), b"old");
+    write(&repository.join("snapshots/other/weights.raw"), b"old");
     write(&repository.join("snapshots/c0ffee/config.json"), b"{}");
     let card = card("");
     // The snapshot of the card's revision is not whole; another one is.
     let found = place.store().find(&card).unwrap().unwrap();
     assert!(found.folder.ends_with("snapshots/other"), "{found:?}");
-    write(&repository.join("snapshots/c0ffee/weights.bin"), &weights());
+    write(&repository.join("snapshots/c0ffee/weights.raw"), &weights());
     let found = place.store().find(&card).unwrap().unwrap();
     assert!(found.folder.ends_with("snapshots/c0ffee"), "{found:?}");
 
@@ -356,8 +516,8 @@ fn what_other_tools_have_fetched_is_used_where_it_lies() {
     place.pull(&card).unwrap();
     assert!(place.server.requests().is_empty());
     assert_eq!(place.names(), ["codec-lock.json"]);
-    write(&repository.join("snapshots/c0ffee/weights.bin"), b"changed");
-    assert!(matches!(place.store().verify(&card), Err(Error::Hash { .. })));
+    write(&repository.join("snapshots/c0ffee/weights.raw"), b"changed");
+    assert!(matches!(place.verify(&card).unwrap()[1].state, State::Changed(Expected::Sha256(_))));
 }
 
 #[test]
@@ -367,7 +527,7 @@ fn two_pulls_at_once_do_not_share_a_file() {
     let client = place.client(|_| {});
     let mut second = None;
     let mut on_progress = |progress: Progress<'_>| {
-        if let Progress::Transfer { file: "weights.bin", n_bytes: 1.., .. } = progress {
+        if let Progress::Transfer { file: "weights.raw", n_bytes: 1.., .. } = progress {
             second.get_or_insert_with(|| place.pull(&card).unwrap_err());
         }
         ControlFlow::Continue(())
@@ -385,5 +545,8 @@ fn a_broken_lock_file_is_named() {
         std::fs::write(folder.join("codec-lock.json"), text).unwrap();
         let error = place.pull(&card("")).unwrap_err();
         assert!(matches!(error, Error::Lock { .. }), "{text}: {error}");
+        let force = PullOptions { force: true, ..PullOptions::default() };
+        place.pull_with(&card(""), &place.client(|_| {}), force).unwrap();
+        assert_eq!(place.verify(&card("")).unwrap()[1].state, State::Locked);
     }
 }

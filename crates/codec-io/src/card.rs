@@ -12,7 +12,7 @@
 //! ```
 
 use crate::tokens::WeightsHash;
-use codec_core::{CodeLayout, CodebookSpec, Ratio};
+use codec_core::{AudioSpec, CodeLayout, CodebookSpec, CodecInfo, Delays, Ratio};
 use serde::{Deserialize, Deserializer};
 use std::sync::LazyLock;
 
@@ -74,7 +74,8 @@ pub struct ModelCard {
     pub hop_length: u32,
     /// Codebooks, coarse to fine.
     pub codebooks: Vec<CardCodebooks>,
-    /// The bitrates that its authors published, in bit/s.
+    /// Those of its bitrates that its authors speak of, in bit/s, for a measurement to choose from; the last one
+    /// uses all codebooks. All that it can have are [`ModelCard::possible_bitrates`].
     pub bitrates: Vec<f64>,
     /// The configuration of the network, where the published files do not carry it.
     pub config: Option<toml::Table>,
@@ -224,6 +225,14 @@ impl ModelCard {
         }
     }
 
+    /// Whether the address of every file names one revision, so that the same file lies there for good; a branch
+    /// goes on.
+    pub fn is_pinned(&self) -> bool {
+        let source = &self.source;
+        let has_revision = source.revision.is_some() || source.release.is_some();
+        self.embedded || self.files.iter().all(|file| file.url.is_some() || has_revision)
+    }
+
     /// The configuration of the network as JSON, where the card has one.
     pub fn config_json(&self) -> Option<String> {
         serde_json::to_string(self.config.as_ref()?).ok()
@@ -234,9 +243,31 @@ impl ModelCard {
         Ratio::new(self.sample_rate.into(), self.hop_length.into())
     }
 
+    /// The bitrates that it can have, in bit/s: those of its first codebook, of its first two, and so on to all.
+    ///
+    /// # Errors
+    /// As [`CodecInfo::bitrate`]; never for a card of the library.
+    pub fn possible_bitrates(&self) -> codec_core::Result<Vec<Ratio>> {
+        let info = CodecInfo {
+            model: self.name.clone(),
+            family: "",
+            audio: AudioSpec { sample_rate: self.sample_rate, channels: self.channels },
+            hop_length: self.hop_length,
+            delays: Delays::default(),
+            segment: None,
+            layout: self.layout()?,
+        };
+        (1..=info.layout.n_codebooks()).map(|n| info.bitrate(n)).collect()
+    }
+
     /// Bytes of all files, where all lengths are known.
     pub fn size(&self) -> Option<u64> {
-        self.files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.size?))
+        self.files.iter().all(|file| file.size.is_some()).then(|| self.known_size())
+    }
+
+    /// Bytes of the files whose lengths are known.
+    pub fn known_size(&self) -> u64 {
+        self.files.iter().filter_map(|file| file.size).fold(0, u64::saturating_add)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -322,7 +353,6 @@ fn edit_distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use codec_core::{AudioSpec, CodecInfo};
 
     #[test]
     fn every_card_of_the_folder_is_embedded_and_valid() {
@@ -347,17 +377,8 @@ mod tests {
     #[test]
     fn published_bitrates_are_those_of_whole_codebooks() {
         for card in cards() {
-            let info = CodecInfo {
-                model: card.name.clone(),
-                family: "",
-                audio: AudioSpec { sample_rate: card.sample_rate, channels: card.channels },
-                hop_length: card.hop_length,
-                delays: Default::default(),
-                segment: None,
-                layout: card.layout().unwrap(),
-            };
-            let n_all = info.layout.n_codebooks();
-            let possible: Vec<f64> = (1..=n_all).map(|n| info.bitrate(n).unwrap().to_f64()).collect();
+            let possible: Vec<f64> =
+                card.possible_bitrates().unwrap().into_iter().map(Ratio::to_f64).collect();
             for bitrate in &card.bitrates {
                 assert!(possible.contains(bitrate), "{}: {bitrate} is none of {possible:?}", card.name);
             }
@@ -371,6 +392,14 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_added_up_as_far_as_they_are_known() {
+        let mut lyra = find("lyra-v2").unwrap().clone();
+        assert_eq!((lyra.size(), lyra.known_size()), (Some(3_583_372), 3_583_372));
+        lyra.files[1].size = None;
+        assert_eq!((lyra.size(), lyra.known_size()), (None, 3_254_360));
+    }
+
+    #[test]
     fn the_origin_of_a_file_follows_from_its_source() {
         let lyra = find("lyra-v2").unwrap();
         let url = "https://github.com/google/lyra/raw/v1.3.2/lyra/model_coeffs/soundstream_encoder.tflite";
@@ -380,6 +409,9 @@ mod tests {
             panic!("not on the hub");
         };
         assert_eq!((repository.as_str(), path.as_str()), ("facebook/encodec_24khz", "config.json"));
+        let pinned = ["lyra-v2", "dac_44khz-original", "encodec_24khz-original", "codec-16khz", "bigcodec"];
+        let is_pinned = pinned.map(|name| find(name).unwrap().is_pinned());
+        assert_eq!(is_pinned, [true, true, true, true, false]);
     }
 
     #[test]

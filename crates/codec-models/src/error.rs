@@ -1,6 +1,6 @@
 //! The error of this crate.
 
-use codec_io::tokens::WeightsHash;
+use codec_io::card::ModelCard;
 use std::path::PathBuf;
 
 /// Result of this crate's functions.
@@ -45,25 +45,26 @@ pub enum Error {
         folder: PathBuf,
     },
     /// A file is not the one that it has to be.
-    #[error(
-        "{path}: SHA-256 is {actual}, expected {expected}; `codec models pull {model} --force` fetches it anew",
-        path = path.display()
-    )]
+    #[error("{change}; `codec models pull {model} --force` fetches it anew")]
     Changed {
         /// The name of its card.
         model: String,
-        /// The file.
-        path: PathBuf,
-        /// What the card or the first pull knew.
-        expected: WeightsHash,
-        /// What it is.
-        actual: WeightsHash,
+        /// What it is, and what the card or the first pull knew.
+        change: Box<codec_hub::Error>,
     },
     /// What is there is no checkpoint of a family, or a broken one.
-    #[error("{name}: the model does not load")]
+    #[error(
+        "{name}: the model does not load{anew}",
+        anew = unverified.as_ref().map_or_else(String::new, |model| format!(
+            "; its files may not be the published ones, of which its card does not state every SHA-256: \
+             `codec models pull {model} --force` fetches them anew"
+        ))
+    )]
     Load {
         /// What was asked for.
         name: String,
+        /// The name of the card, where it does not say for every file which one it has to be.
+        unverified: Option<String>,
         /// The reason.
         source: Box<codec_nn::Error>,
     },
@@ -75,7 +76,14 @@ pub enum Error {
 impl Error {
     pub(crate) fn load(name: &str) -> impl FnOnce(codec_nn::Error) -> Self {
         let name = name.to_owned();
-        move |source| Self::Load { name, source: Box::new(source) }
+        move |source| Self::Load { name, unverified: None, source: Box::new(source) }
+    }
+
+    /// As [`Error::load`], for files that were fetched.
+    pub(crate) fn load_card(card: &ModelCard) -> impl FnOnce(codec_nn::Error) -> Self {
+        let name = card.name.clone();
+        let is_open = card.files.iter().any(|file| file.sha256.is_none());
+        move |source| Self::Load { unverified: is_open.then(|| name.clone()), name, source: Box::new(source) }
     }
 }
 

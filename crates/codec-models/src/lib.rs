@@ -27,7 +27,8 @@ use codec_hub::{Found, Store};
 use codec_io::card::{self, CardSource, ModelCard};
 use codec_io::tokens::WeightsHash;
 use codec_nn::weights::Checkpoint;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The model that is used when none is named; it is part of the program.
 pub const DEFAULT: &str = "codec-16khz";
@@ -38,14 +39,17 @@ pub const DEFAULT: &str = "codec-16khz";
 /// [`Error::Unknown`] when it is neither; [`Error::Absent`] when the model's files are not on this machine;
 /// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load.
 pub fn load(name: &str, device: &Device) -> Result<Loaded> {
-    let (checkpoint, found) = find(name, device)?;
-    let loaded = codec_nn::families::load_checkpoint(&checkpoint, device).map_err(Error::load(name));
+    let (checkpoint, of_card) = find(name, device)?;
+    let loaded = codec_nn::families::load_checkpoint(&checkpoint, device);
     // The digests take as long as the loading, beside which they are computed; other files than those that are
     // expected are the better explanation of a failure.
-    if let Some(found) = found {
-        check_digests(&checkpoint, card(name)?, &found)?;
-    }
-    let loaded = loaded?;
+    let loaded = match of_card {
+        Some((card, found)) => {
+            check_files(card, &found, digests(&checkpoint, name)?)?;
+            loaded.map_err(Error::load_card(card))
+        }
+        None => loaded.map_err(Error::load(name)),
+    }?;
     tracing::info!(model = loaded.codec.info().model, %name, "model loaded");
     Ok(loaded)
 }
@@ -55,9 +59,9 @@ pub fn load(name: &str, device: &Device) -> Result<Loaded> {
 /// # Errors
 /// As [`load`].
 pub fn open(name: &str, device: &Device) -> Result<Checkpoint> {
-    let (checkpoint, found) = find(name, device)?;
-    if let Some(found) = found {
-        check_digests(&checkpoint, card(name)?, &found)?;
+    let (checkpoint, of_card) = find(name, device)?;
+    if let Some((card, found)) = of_card {
+        check_files(card, &found, digests(&checkpoint, name)?)?;
     }
     Ok(checkpoint)
 }
@@ -85,10 +89,7 @@ pub fn is_here(name: &str) -> Result<bool> {
 
 /// Where models lie on this machine.
 pub fn store() -> Store {
-    let shared = std::env::var_os("CODEC_SHARED").filter(|value| !value.is_empty());
-    // The optional shared test data names its folders by family.
-    let shared = shared.map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
-    Store::from_env().with_folder("lyra-v2", shared.join("lyra"))
+    Store::from_env()
 }
 
 /// Where a model was published, as text for a person.
@@ -105,8 +106,11 @@ pub fn origin(source: &CardSource) -> String {
     )
 }
 
-/// Opens what lies at that path, or else the model of that name; its files still have to be compared.
-fn find(name: &str, device: &Device) -> Result<(Checkpoint, Option<Found>)> {
+/// The files of a card, which still have to be compared with what is known of them.
+type OfCard = (&'static ModelCard, Found);
+
+/// Opens what lies at that path, or else the model of that name.
+fn find(name: &str, device: &Device) -> Result<(Checkpoint, Option<OfCard>)> {
     let as_path = Path::new(name);
     if as_path.exists() {
         return Ok((Checkpoint::open(as_path, device).map_err(Error::load(name))?, None));
@@ -115,34 +119,41 @@ fn find(name: &str, device: &Device) -> Result<(Checkpoint, Option<Found>)> {
 }
 
 /// Opens the files of a card, or the bytes that are part of the program, where there is nothing to compare.
-fn open_card(card: &ModelCard, device: &Device) -> Result<(Checkpoint, Option<Found>)> {
+fn open_card(card: &'static ModelCard, device: &Device) -> Result<(Checkpoint, Option<OfCard>)> {
     if let Some(bytes) = embedded(&card.name) {
         let checkpoint = Checkpoint::from_bytes(bytes.to_vec(), device).map_err(Error::load(&card.name));
         return Ok((checkpoint?, None));
     }
     let Some(found) = store().find(card)? else { return Err(absent(card)?) };
-    let folder = found.folder.display().to_string();
-    let mut checkpoint = Checkpoint::open_files(&found.files, device).map_err(Error::load(&folder))?;
+    let mut checkpoint = match Checkpoint::open_files(&found.files, device) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => {
+            check_files(card, &found, &BTreeMap::new())?;
+            return Err(Error::load_card(card)(error));
+        }
+    };
     if let Some(config) = card.config_json() {
         checkpoint = checkpoint.or_config(config);
     }
-    Ok((checkpoint, Some(found)))
+    Ok((checkpoint, Some((card, found))))
 }
 
-/// Fails unless the files are those that the card or the first pull knew.
-fn check_digests(checkpoint: &Checkpoint, card: &ModelCard, found: &Found) -> Result<()> {
-    let folder = found.folder.display().to_string();
-    for (name, actual) in checkpoint.files().map_err(Error::load(&folder))? {
-        if let Some(expected) = found.sha256.get(name)
-            && expected.0 != *actual
-        {
-            return Err(Error::Changed {
-                model: card.name.clone(),
-                path: found.folder.join(name),
-                expected: *expected,
-                actual: WeightsHash(*actual),
-            });
-        }
+/// SHA-256 of the files with weights, by name.
+fn digests<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a BTreeMap<String, [u8; 32]>> {
+    checkpoint.files().map_err(Error::load(name))
+}
+
+/// Fails unless all files of the card, the configuration among them, are those that the card or the first pull
+/// knew. `digests` are those that are known already.
+fn check_files(card: &ModelCard, found: &Found, digests: &BTreeMap<String, [u8; 32]>) -> Result<()> {
+    for file in &card.files {
+        let checked = match digests.get(&file.name) {
+            Some(sha256) => found.check_digest(file, WeightsHash(*sha256))?,
+            None => found.check(file)?,
+        };
+        checked
+            .accepted()
+            .map_err(|change| Error::Changed { model: card.name.clone(), change: Box::new(change) })?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What is measured: published models at their full size, with seeded random weights.
 
+use crate::shared;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use codec_nn::families::networks;
@@ -99,11 +100,7 @@ impl Subject {
                 write_random(config, &folder).with_context(|| format!("{}: cannot be made", self.name))?;
                 Ok(Some(folder))
             }
-            Source::Lyra => {
-                let shared = std::env::var_os("CODEC_SHARED").filter(|value| !value.is_empty());
-                let folder = shared.map_or_else(|| PathBuf::from("../shared"), PathBuf::from).join("lyra");
-                Ok(folder.is_dir().then_some(folder))
-            }
+            Source::Lyra => Ok(shared::lyra()),
         }
     }
 }

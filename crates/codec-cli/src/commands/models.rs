@@ -2,8 +2,8 @@
 
 use crate::report::Reporter;
 use crate::{Global, interrupt};
-use anyhow::{Context, Result, bail};
-use codec_hub::{Client, Error, Progress, PullOptions, Settings, State, Store};
+use anyhow::{Context, Result, anyhow, bail};
+use codec_hub::{Checked, Client, Error, Expected, Progress, PullOptions, Settings, State, Store};
 use codec_io::card::{ModelCard, cards};
 use codec_models::{card, origin, store};
 use serde::Serialize;
@@ -12,11 +12,16 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Titles of the columns of `list`.
+const COLUMNS: [&str; 7] = ["", "name", "family", "kHz", "kbit/s", "licence of the weights", "MB"];
+/// Columns of numbers, which are flush on the right.
+const NUMBERS: [usize; 2] = [3, 6];
+
 /// List, describe, fetch and check published models.
 ///
 /// Files go into $CODEC_MODELS, or into codec/models in the user's cache; files that other tools have put
 /// into the cache of Hugging Face are used where they lie. Every file is checked against the SHA-256 of
-/// the model's card, or against the one that it had when it was first fetched.
+/// the model's card, or against the one that it had when it was first fetched; again when the model is loaded.
 ///
 /// HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE, HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE are respected.
 #[derive(Debug, clap::Args)]
@@ -34,12 +39,25 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// List the models, and which of them are on this machine.
+    ///
+    /// The bitrates are those of one codebook to all of them. With --json, `kbps` has all of them and
+    /// `published_kbps` those that the authors speak of; `size` is null where the length of a file is not known, and
+    /// `size_at_least` is the length of the others; `problem` says why a model that is here cannot be used. A model
+    /// with a problem is marked with !, and the exit code is 1.
     List,
     /// Show what is known of a model: rates, files, origin, licences.
+    ///
+    /// --json has all that `list --json` has, and more; `is_pinned` says whether the files are those of one
+    /// revision for good.
     Show(Names),
     /// Fetch models; a transfer that was interrupted goes on where it was.
     Pull(PullArgs),
     /// Check the files of models against what is known of them [default: all that are there].
+    ///
+    /// Every file has a line, with --json an object whose `state` is `published` (it has the SHA-256 of the card),
+    /// `locked` (that which it had when it was first fetched), `unknown` (nothing is known of it) or `changed`, with
+    /// `expected_sha256` or `expected_size`. The exit code is 1 when a file has changed or cannot be read, or when a
+    /// model that is named is not there.
     Verify {
         /// Names of models.
         names: Vec<String>,
@@ -78,9 +96,14 @@ struct Listed<'a> {
     channels: u16,
     frame_rate: Option<f64>,
     n_codebooks: usize,
-    /// Published ones, in kbit/s.
+    /// In kbit/s: of one codebook, of two, and so on.
     kbps: Vec<f64>,
+    /// Those that the authors speak of.
+    published_kbps: Vec<f64>,
+    /// Bytes of all files, where they are known.
     size: Option<u64>,
+    /// Bytes of those files of which the length is known, where that of others is not.
+    size_at_least: Option<u64>,
     code_licence: &'a str,
     weights_licence: Option<&'a str>,
     non_commercial: Option<bool>,
@@ -88,6 +111,8 @@ struct Listed<'a> {
     embedded: bool,
     /// Where the files lie, when they are there.
     folder: Option<PathBuf>,
+    /// Why it cannot be told whether the files are there.
+    problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,6 +120,8 @@ struct Shown<'a> {
     #[serde(flatten)]
     listed: Listed<'a>,
     source: String,
+    /// Whether the address of every file names one revision.
+    is_pinned: bool,
     files: Vec<ShownFile<'a>>,
     licence_notes: Option<&'a str>,
     notes: Option<&'a str>,
@@ -122,15 +149,21 @@ struct Verified<'a> {
     file: &'a str,
     size: u64,
     sha256: String,
-    /// `published`, `locked` or `unknown`: what the hash was compared with.
+    /// `published`, `locked` or `unknown`: what the hash was compared with; or `changed`.
     state: &'static str,
+    /// What a file that has changed should have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_size: Option<u64>,
+    /// As the card or the lock file has it; the start of it, where the card knows no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_sha256: Option<String>,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let reporter = Reporter::new(global, false);
     let store = store();
     match &args.action {
-        Action::List => list(&store, &reporter)?,
+        Action::List => return list(&store, &reporter),
         Action::Show(names) => {
             let client = Client::new(Settings::from_env()?)?;
             for card in named(&names.names)? {
@@ -140,8 +173,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         Action::Path(names) => {
             for card in named(&names.names)? {
                 let Some(found) = store.find(card)? else {
-                    refuse_embedded(card)?;
-                    bail!("model {0} is not on this machine; `codec models pull {0}` fetches it", card.name);
+                    if card.embedded {
+                        bail!(is_embedded(card));
+                    }
+                    return Err(absent(card));
                 };
                 let folder = found.folder.display().to_string();
                 let (name, files) = (card.name.as_str(), found.files);
@@ -151,8 +186,11 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         Action::Pull(args) => {
             let client = Client::new(Settings::from_env()?)?;
             for card in named(&args.names.names)? {
-                refuse_embedded(card)?;
-                pull(card, args, &store, &client, &reporter)?;
+                if card.embedded {
+                    reporter.note(&is_embedded(card));
+                } else {
+                    pull(card, args, &store, &client, &reporter)?;
+                }
             }
         }
         Action::Verify { names } => return verify(names, &store, &reporter),
@@ -165,43 +203,91 @@ fn named(names: &[String]) -> Result<Vec<&'static ModelCard>> {
     Ok(names.iter().map(|name| card(name)).collect::<Result<_, _>>()?)
 }
 
-/// Fails for a model that has no files.
-fn refuse_embedded(card: &ModelCard) -> Result<()> {
-    if card.embedded {
-        bail!("model {} is part of this program: there is nothing to fetch or to check", card.name);
-    }
-    Ok(())
+/// What to say of a model that has no files.
+fn is_embedded(card: &ModelCard) -> String {
+    format!("model {} is part of this program: there is nothing to fetch or to check", card.name)
 }
 
-fn list(store: &Store, reporter: &Reporter) -> Result<()> {
+fn absent(card: &ModelCard) -> anyhow::Error {
+    anyhow!("model {0} is not on this machine; `codec models pull {0}` fetches it", card.name)
+}
+
+fn list(store: &Store, reporter: &Reporter) -> Result<ExitCode> {
     let mut sorted: Vec<&ModelCard> = cards().iter().collect();
     sorted.sort_by_key(|card| &card.name);
-    for card in sorted {
-        let listed = listed(card, store)?;
-        let text = || {
-            let rates = match listed.kbps.as_slice() {
-                [] => String::new(),
-                [only] => format!("{only:.2} kbit/s"),
-                [first, .., last] => format!("{first:.2} to {last:.2} kbit/s"),
-            };
-            format!(
-                "{}{:<24}{:<14}{:>6.1} kHz  {:<22}{:<14}{}",
-                if listed.embedded || listed.folder.is_some() { "* " } else { "  " },
-                listed.name,
-                listed.family,
-                f64::from(listed.sample_rate) / 1000.0,
-                rates,
-                listed.weights_licence.unwrap_or("not stated"),
-                listed.size.map(megabytes).unwrap_or_default(),
-            )
-        };
-        reporter.result(text, &listed)?;
+    let models: Vec<Listed<'_>> =
+        sorted.into_iter().map(|card| listed(card, store)).collect::<Result<_>>()?;
+    let mut lines = table(&models).into_iter();
+    let mut above = lines.next();
+    for (listed, line) in models.iter().zip(lines) {
+        let text = || above.take().map_or_else(|| line.clone(), |titles| format!("{titles}\n{line}"));
+        reporter.result(text, listed)?;
     }
     reporter.note("* is on this machine; `codec models show NAME` tells more");
-    Ok(())
+    let mut code = ExitCode::SUCCESS;
+    for listed in &models {
+        if let Some(problem) = &listed.problem {
+            reporter.failure(&anyhow!("model {}: {problem}", listed.name));
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+/// The titles and a line for each model, in columns that are as wide as they have to be.
+fn table(models: &[Listed<'_>]) -> Vec<String> {
+    let rows: Vec<[String; COLUMNS.len()]> =
+        std::iter::once(COLUMNS.map(str::to_owned)).chain(models.iter().map(cells)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(width);
+    let line = |row: &[String; COLUMNS.len()]| {
+        let cell = |column: usize| {
+            let (text, width) = (&row[column], widths[column]);
+            if NUMBERS.contains(&column) { format!("{text:>width$}") } else { format!("{text:<width$}") }
+        };
+        let cells: [String; COLUMNS.len()] = std::array::from_fn(cell);
+        format!("{} {}", cells[0], cells[1..].join("  ")).trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// What stands in the columns of a model.
+fn cells(listed: &Listed<'_>) -> [String; COLUMNS.len()] {
+    let mark = match listed {
+        Listed { problem: Some(_), .. } => "!",
+        Listed { embedded: true, .. } | Listed { folder: Some(_), .. } => "*",
+        _ => "",
+    };
+    let rates = match listed.kbps.as_slice() {
+        [] => String::new(),
+        [only] => decimal(*only),
+        [first, .., last] => format!("{} to {}", decimal(*first), decimal(*last)),
+    };
+    let megabytes = |n_bytes: u64| format!("{:.1}", n_bytes as f64 / 1e6);
+    let at_least = || listed.size_at_least.map(|n_bytes| format!(">= {}", megabytes(n_bytes)));
+    [
+        mark.to_owned(),
+        listed.name.to_owned(),
+        listed.family.to_owned(),
+        decimal(f64::from(listed.sample_rate) / 1000.0),
+        rates,
+        listed.weights_licence.unwrap_or("not stated").to_owned(),
+        listed.size.map(megabytes).or_else(at_least).unwrap_or_default(),
+    ]
+}
+
+/// A number with four decimals at most.
+fn decimal(number: f64) -> String {
+    format!("{number:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn listed<'a>(card: &'a ModelCard, store: &Store) -> Result<Listed<'a>> {
+    let size = card.size();
+    let known_size = Some(card.known_size()).filter(|n_bytes| size.is_none() && *n_bytes > 0);
+    let (folder, problem) = match store.find(card) {
+        Ok(found) => (found.map(|found| found.folder), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     Ok(Listed {
         name: &card.name,
         aliases: &card.aliases,
@@ -211,13 +297,16 @@ fn listed<'a>(card: &'a ModelCard, store: &Store) -> Result<Listed<'a>> {
         channels: card.channels,
         frame_rate: card.frame_rate().map(|rate| rate.to_f64()),
         n_codebooks: card.layout()?.n_codebooks(),
-        kbps: card.bitrates.iter().map(|rate| rate / 1000.0).collect(),
-        size: card.size(),
+        kbps: card.possible_bitrates()?.into_iter().map(|rate| rate.to_f64() / 1000.0).collect(),
+        published_kbps: card.bitrates.iter().map(|rate| rate / 1000.0).collect(),
+        size,
+        size_at_least: known_size,
         code_licence: &card.licence.code,
         weights_licence: card.licence.weights.as_deref(),
         non_commercial: card.licence.non_commercial,
         embedded: card.embedded,
-        folder: store.find(card)?.map(|found| found.folder),
+        folder,
+        problem,
     })
 }
 
@@ -234,6 +323,7 @@ fn show(card: &ModelCard, store: &Store, client: &Client, reporter: &Reporter) -
     let shown = Shown {
         listed: listed(card, store)?,
         source: origin(&card.source),
+        is_pinned: card.is_pinned(),
         files: files.collect(),
         licence_notes: card.licence.notes.as_deref(),
         notes: card.notes.as_deref(),
@@ -256,9 +346,15 @@ fn describe(shown: &Shown<'_>) -> String {
     line("audio", format!("{} Hz, {} channel(s)", listed.sample_rate, listed.channels));
     let frame_rate = listed.frame_rate.map(|rate| format!(" at {rate:.3} Hz")).unwrap_or_default();
     line("codebooks", format!("{}{frame_rate}", listed.n_codebooks));
-    let rates: Vec<String> = listed.kbps.iter().map(f64::to_string).collect();
-    line("bitrates", format!("{} kbit/s", rates.join(", ")));
+    line("bitrates", format!("{} kbit/s", rates(&listed.kbps)));
+    if listed.kbps.len() > 1 {
+        let published: Vec<String> = listed.published_kbps.iter().copied().map(decimal).collect();
+        line("", format!("published with {}", published.join(", ")));
+    }
     line("origin", shown.source.clone());
+    if !shown.is_pinned {
+        line("", "the revision is not pinned: a pull fetches what main holds by then".to_owned());
+    }
     for file in &shown.files {
         let size = file.size.map(|size| format!(", {size} bytes")).unwrap_or_default();
         line("file", format!("{}{size}", file.name));
@@ -275,8 +371,20 @@ fn describe(shown: &Shown<'_>) -> String {
     }
     let folder = listed.folder.as_ref().map(|folder| folder.display().to_string());
     let absent = if listed.embedded { "part of this program" } else { "no" };
-    line("here", folder.unwrap_or_else(|| absent.to_owned()));
+    line("here", folder.or_else(|| listed.problem.clone()).unwrap_or_else(|| absent.to_owned()));
     text
+}
+
+/// Bitrates in kbit/s; from the first to the last, where all steps are the same.
+fn rates(kbps: &[f64]) -> String {
+    match kbps {
+        [first, second, .., last]
+            if kbps.windows(2).all(|pair| (pair[1] - pair[0] - (second - first)).abs() < 1e-9) =>
+        {
+            format!("{} to {} in steps of {}", decimal(*first), decimal(*last), decimal(second - first))
+        }
+        _ => kbps.iter().copied().map(decimal).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn pull(
@@ -300,6 +408,10 @@ fn pull(
                 }
                 bar.set_position(n_bytes);
             }
+            Progress::Retry { attempt, n_attempts, pause, why, .. } => {
+                let seconds = pause.as_secs_f64().round();
+                reporter.note(&format!("{why}: trying again in {seconds} s ({attempt} of {n_attempts})"));
+            }
             Progress::Done { .. } => {
                 if let Some(bar) = bar.take() {
                     bar.finish_and_clear();
@@ -310,7 +422,11 @@ fn pull(
         }
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let found = match store.pull(card, client, options, &mut on_progress) {
+    let pulled = store.pull(card, client, options, &mut on_progress);
+    if let Some(bar) = bar.take() {
+        bar.finish_and_clear();
+    }
+    let found = match pulled {
         Err(error @ Error::NonCommercial { .. }) => {
             return Err(error).context("--accept-non-commercial fetches them all the same");
         }
@@ -324,45 +440,61 @@ fn verify(names: &[String], store: &Store, reporter: &Reporter) -> Result<ExitCo
     let all = names.is_empty();
     let cards = if all { cards().iter().collect() } else { named(names)? };
     let mut code = ExitCode::SUCCESS;
+    let mut fail = |error: anyhow::Error| {
+        reporter.failure(&error);
+        code = ExitCode::FAILURE;
+    };
     for card in cards {
-        let checked = match store.verify(card) {
-            Ok(Some(checked)) => checked,
+        let of_model = |error: Error| anyhow::Error::new(error).context(format!("model {}", card.name));
+        let found = match store.find(card) {
+            Ok(Some(found)) => found,
             Ok(None) if all => continue,
+            Ok(None) if card.embedded => {
+                reporter.note(&is_embedded(card));
+                continue;
+            }
             Ok(None) => {
-                refuse_embedded(card)?;
-                bail!("model {0} is not on this machine; `codec models pull {0}` fetches it", card.name)
+                fail(absent(card));
+                continue;
             }
             Err(error) => {
-                reporter.failure(&anyhow::Error::new(error).context(format!("model {}", card.name)));
-                code = ExitCode::FAILURE;
+                fail(of_model(error));
                 continue;
             }
         };
-        for file in &checked {
-            let state = match file.state {
-                State::Published => "published",
-                State::Locked => "locked",
-                _ => "unknown",
-            };
-            let verdict = match file.state {
-                State::Published => "is the published file",
-                State::Locked => "is as it was when it was first fetched",
-                _ => "nothing is known to compare it with; a pull takes its hash down",
-            };
-            let verified = Verified {
-                name: &card.name,
-                file: &file.name,
-                size: file.size,
-                sha256: file.sha256.to_string(),
-                state,
-            };
-            let text = format!("{}/{}: {verdict}", card.name, file.name);
-            reporter.result(|| text, &verified)?;
+        for file in &card.files {
+            match found.check(file) {
+                Ok(checked) => {
+                    let (text, verified) = verdict(card, &file.name, &checked);
+                    reporter.result(|| text, &verified)?;
+                    if let Err(change) = checked.accepted() {
+                        let (model, change) = (card.name.clone(), Box::new(change));
+                        fail(codec_models::Error::Changed { model, change }.into());
+                    }
+                }
+                Err(error) => fail(of_model(error)),
+            }
         }
     }
     Ok(code)
 }
 
-fn megabytes(n_bytes: u64) -> String {
-    format!("{:>6.1} MB", n_bytes as f64 / 1e6)
+/// What came of the check of a file, for people and for programs.
+fn verdict<'a>(card: &'a ModelCard, file: &'a str, checked: &Checked) -> (String, Verified<'a>) {
+    let (mut expected_size, mut expected_sha256) = (None, None);
+    let (state, verdict) = match &checked.state {
+        State::Published => ("published", "is the published file"),
+        State::Locked => ("locked", "is as it was when it was first fetched"),
+        State::Changed(expected) => {
+            match expected {
+                Expected::Size(size) => expected_size = Some(*size),
+                Expected::Sha256(sha256) => expected_sha256 = Some(sha256.clone()),
+            }
+            ("changed", "is not the file that it has to be")
+        }
+        _ => ("unknown", "nothing is known to compare it with; a pull takes its hash down"),
+    };
+    let (name, size, sha256) = (card.name.as_str(), checked.size, checked.sha256.to_string());
+    let verified = Verified { name, file, size, sha256, state, expected_size, expected_sha256 };
+    (format!("{name}/{file}: {verdict}"), verified)
 }

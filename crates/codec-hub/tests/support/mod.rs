@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// What the server does with a path.
 #[derive(Clone, Debug)]
@@ -16,8 +17,18 @@ pub(crate) enum Reply {
     Breaks { bytes: Vec<u8>, after: usize },
     /// Sends elsewhere.
     Redirect { to: String, linked_etag: Option<String> },
+    /// Sends the bytes without their number, and hangs up.
+    Unmeasured(Vec<u8>),
+    /// Sends the bytes as a chunk, with or without the empty one that ends the body.
+    Chunked { bytes: Vec<u8>, is_whole: bool },
+    /// Announces all bytes, sends so many and nothing more for a minute.
+    Stalls { bytes: Vec<u8>, after: usize },
     /// Refuses.
     Status(u16),
+    /// Refuses for the time being.
+    Later { status: u16, retry_after: u32 },
+    /// Says nothing for a minute.
+    Silent,
     /// Hangs up without an answer.
     HangUp,
 }
@@ -110,6 +121,30 @@ fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let head = |status: &str, more: &str| format!("HTTP/1.1 {status}\r\nConnection: close\r\n{more}\r\n");
     match reply {
         Reply::HangUp => Ok(()),
+        Reply::Silent => {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
+        Reply::Stalls { bytes, after } => {
+            stream.write_all(head("200 OK", &format!("Content-Length: {}\r\n", bytes.len())).as_bytes())?;
+            stream.write_all(&bytes[..after])?;
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
+        Reply::Unmeasured(bytes) => {
+            stream.write_all(head("200 OK", "").as_bytes())?;
+            stream.write_all(&bytes)
+        }
+        Reply::Chunked { bytes, is_whole } => {
+            stream.write_all(head("200 OK", "Transfer-Encoding: chunked\r\n").as_bytes())?;
+            stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes())?;
+            stream.write_all(&bytes)?;
+            stream.write_all(if is_whole { b"\r\n0\r\n\r\n" } else { b"\r\n" })
+        }
+        Reply::Later { status, retry_after } => {
+            let more = format!("Content-Length: 0\r\nRetry-After: {retry_after}\r\n");
+            stream.write_all(head(&format!("{status} Later"), &more).as_bytes())
+        }
         Reply::Status(status) => {
             stream.write_all(head(&format!("{status} Refused"), "Content-Length: 0\r\n").as_bytes())
         }

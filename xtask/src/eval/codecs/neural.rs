@@ -2,6 +2,7 @@
 
 use super::{Coded, Coder, System, id};
 use crate::eval::results::{Group, SystemInfo};
+use crate::shared;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use codec_core::{AudioBuffer, CodecInfo};
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+const LYRA: &str = "lyra-v2";
 /// Pieces that the encoder is given, in seconds.
 const PIECE_SECONDS: usize = 2;
 
@@ -27,7 +29,7 @@ struct Model {
 /// When the model does not load or starts above a bitrate.
 pub(super) fn systems(name: &str, label: Option<&str>, kbps: &[f64]) -> Result<Vec<System>> {
     let start = Instant::now();
-    let loaded = Arc::new(codec_models::load(name, &Device::Cpu)?);
+    let loaded = Arc::new(load(name)?);
     let load_seconds = Some(start.elapsed().as_secs_f64());
     let info = loaded.codec.info();
     let file_name = Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
@@ -57,6 +59,18 @@ pub(super) fn systems(name: &str, label: Option<&str>, kbps: &[f64]) -> Result<V
             Ok(System { info, source: name.to_owned(), spec, load_seconds, is_program: false, coder })
         })
         .collect()
+}
+
+/// Loads a model; Lyra from the optional shared test data, where it was not fetched.
+fn load(name: &str) -> Result<Loaded> {
+    let is_lyra = !Path::new(name).exists() && codec_models::card(name).is_ok_and(|card| card.name == LYRA);
+    if is_lyra
+        && let Some(folder) = shared::lyra()
+        && !codec_models::is_here(LYRA)?
+    {
+        return Ok(codec_nn::load(&folder, &Device::Cpu)?);
+    }
+    Ok(codec_models::load(name, &Device::Cpu)?)
 }
 
 /// Codebooks for each bitrate, in kbit/s: as many as fit, to a thousandth.
