@@ -50,6 +50,7 @@ class NanoCodec(Subject):
 SUBJECTS = [
     NanoCodec("nanocodec_8x2016", "NanoCodec 21.5 Hz, 8 codebooks", [2, 2, 4, 8, 8], [8, 7, 6, 6], 8, 1024, 1200),
     NanoCodec("nanocodec_13x2016", "NanoCodec 12.5 Hz, 13 codebooks", [2, 3, 6, 7, 7], [8, 7, 6, 6], 13, 1764, 1210),
+    NanoCodec("nanocodec_4x4032", "NanoCodec 12.5 Hz, 4 codebooks", [2, 3, 6, 7, 7], [9, 8, 8, 7], 4, 1764, 1220),
 ]
 if "NEMO" not in os.environ:
     SUBJECTS = []
