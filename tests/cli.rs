@@ -215,7 +215,14 @@ fn cut_cat_info_and_verify_agree() {
     for outcome in [&whole, &model] {
         assert_eq!(outcome["algorithmic_delay"], outcome["hop_length"], "{outcome}");
         assert_eq!(outcome["lookahead"], 0, "{outcome}");
+        // Its first layers mirror six frames, so that the first one waits for them.
+        assert_eq!(outcome["start_lookahead"], 6 * model["hop_length"].as_u64().unwrap(), "{outcome}");
+        assert_eq!(outcome["start_decoder_lookahead"], 6, "{outcome}");
+        assert_eq!(outcome["start_delay"], 7 * model["hop_length"].as_u64().unwrap(), "{outcome}");
     }
+
+    let text = stdout(&codec().arg("info").output().unwrap());
+    assert!(text.contains("at a start  encoder 1920 samples, decoder 6 frames"), "{text}");
 
     // One flipped bit in the middle is found and named.
     let mut bytes = std::fs::read(path("a.nac")).unwrap();
