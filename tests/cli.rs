@@ -129,12 +129,19 @@ fn a_folder_is_resumed_and_a_bad_file_does_not_stop_it() {
     assert_eq!(first.status.code(), Some(1));
     assert!(stderr(&first).contains("broken.wav"), "{}", stderr(&first));
     assert!(stderr(&first).contains("1 of 3 failed"), "{}", stderr(&first));
-    assert_eq!(json(&first).len(), 2);
+    let lines = json(&first);
+    assert_eq!(lines.len(), 3);
+    let failed: Vec<_> = lines.iter().filter(|line| line.get("error").is_some()).collect();
+    let input = corpus.join("broken.wav").display().to_string();
+    assert_eq!((failed.len(), &failed[0]["input"]), (1, &input.clone().into()));
+    // The name is not part of what is wrong twice.
+    assert_eq!(failed[0]["error"].as_str().unwrap().matches("broken.wav").count(), 1, "{lines:?}");
     assert_eq!(names(&codes), ["a.nac", "deep"]);
 
     let before = std::fs::metadata(codes.join("a.nac")).unwrap().modified().unwrap();
     let second = run();
-    assert!(json(&second).iter().all(|line| line["skipped"] == true), "{}", stdout(&second));
+    let is_skipped = |line: &serde_json::Value| line["skipped"] == true || line.get("error").is_some();
+    assert!(json(&second).iter().all(is_skipped), "{}", stdout(&second));
     assert_eq!(std::fs::metadata(codes.join("a.nac")).unwrap().modified().unwrap(), before);
 }
 
@@ -479,12 +486,149 @@ fn files_of_other_programs_are_taken_and_given() {
     assert_eq!(names(&path("d")), ["00000.nac", "00001.nac", "00002.nac"]);
     let whole = run(&["verify".as_ref(), dir.path().as_os_str()]);
     assert!(whole.status.success(), "{}", stderr(&whole));
+    assert!(stderr(&import("whole.dac", &[], "c2.nac")).contains("are taken for those of dac_44khz"));
+    std::fs::remove_file(path("c2.nac")).unwrap();
+    for model in ["mimi", "encodec_24khz"] {
+        let wrong = import("whole.dac", &["-m", model], "e.nac");
+        assert!(stderr(&wrong).contains("the Descript audio codec made its codes"), "{}", stderr(&wrong));
+    }
+    // Whether the model is on this machine or not: scales that are not there cannot be made up.
+    let no_scales = import("codes.npy", &["-m", "encodec_48khz"], "e.nac");
+    assert_eq!(no_scales.status.code(), Some(1));
+    assert!(stderr(&no_scales).contains("a factor for each segment"), "{}", stderr(&no_scales));
     let wrong = import("causal.ecdc", &["-m", "dac_44khz"], "e.nac");
     assert!(stderr(&wrong).contains("are not those of dac_44khz"), "{}", stderr(&wrong));
     std::fs::write(path("f.dac"), b"\x93NUMPY\x01\x00").unwrap();
     let broken = run(&["import".as_ref(), path("f.dac").as_os_str()]);
     assert_eq!(broken.status.code(), Some(1));
     assert_eq!(names(dir.path()), ["a.nac", "b.ecdc", "c.nac", "d", "f.dac"]);
+}
+
+#[test]
+fn exported_arrays_come_back_as_the_file_that_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write_wav(&path("a.wav"), 24_000, 2, 0.6);
+    let run = |arguments: &[&str]| {
+        let output = codec().current_dir(dir.path()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        output
+    };
+    run(&["tokenize", "a.wav", "--each-channel", "--tag", "who=me"]);
+    let original = std::fs::read(path("a.nac")).unwrap();
+    for format in ["npz", "safetensors"] {
+        let array = format!("a.{format}");
+        run(&["export", "a.nac", "-o", &array]);
+        run(&["import", &array, "-o", "back.nac", "--force"]);
+        assert!(std::fs::read(path("back.nac")).unwrap() == original, "{format}");
+        let wrong = codec()
+            .args(["import", "-m", "mimi", "-o"])
+            .arg(path("w.nac"))
+            .arg(path(&array))
+            .output()
+            .unwrap();
+        assert_eq!(wrong.status.code(), Some(1));
+        assert!(stderr(&wrong).contains("made its codes, not mimi"), "{}", stderr(&wrong));
+    }
+    run(&["export", "a.nac", "-o", "a.npy"]);
+    let model = root().join("examples/encodec-tiny");
+    let model = model.to_str().unwrap();
+    let guessed = run(&["import", "a.npy", "-m", model, "-o", "guessed.nac"]);
+    assert!(stderr(&guessed).contains("taken for 2 channels"), "{}", stderr(&guessed));
+    run(&["import", "a.npy", "-m", model, "--channels", "2", "-o", "told.nac"]);
+    let codes = |name: &str| {
+        let file = std::fs::File::open(path(name)).unwrap();
+        let mut reader = codec_io::tokens::TokenReader::open(std::io::BufReader::new(file)).unwrap();
+        (reader.header().audio, reader.read_all().unwrap())
+    };
+    assert_eq!(codes("guessed.nac"), codes("a.nac"));
+    assert_eq!(codes("told.nac"), codes("a.nac"));
+    for (channels, expected) in [("3", "not those of 3 channels"), ("1", "--channels tells")] {
+        let mut command = codec();
+        command
+            .args(["import", "-m", model, "--channels", channels, "-o"])
+            .arg(path("e.nac"))
+            .arg(path("a.npy"));
+        let output = command.output().unwrap();
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    assert!(!path("e.nac").exists());
+}
+
+#[test]
+fn an_output_that_is_not_what_was_asked_for_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    write_wav(&path("a.wav"), 24_000, 1, 0.3);
+    let tokenize =
+        |more: &[&str]| codec().args(["tokenize", "--json"]).arg(path("a.wav")).args(more).output().unwrap();
+    assert!(tokenize(&[]).status.success());
+    let before = std::fs::read(path("a.nac")).unwrap();
+    assert_eq!(json(&tokenize(&[]))[0]["skipped"], true);
+    for (more, expected) in
+        [(["-n", "1"], "codebooks, not 1"), (["-m", "codec-16khz"], "made it, not codec-16khz")]
+    {
+        let output = tokenize(&more);
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert!(json(&output)[0]["error"].as_str().unwrap().contains(expected), "{}", stdout(&output));
+        assert!(std::fs::read(path("a.nac")).unwrap() == before);
+    }
+    std::fs::write(path("a.nac"), "no codes").unwrap();
+    assert_eq!(tokenize(&[]).status.code(), Some(1));
+    assert!(tokenize(&["--force"]).status.success());
+    assert!(std::fs::read(path("a.nac")).unwrap() == before);
+}
+
+#[test]
+fn a_folder_does_not_hide_the_model_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    write_wav(&dir.path().join("a.wav"), 16_000, 1, 0.1);
+    std::fs::create_dir(dir.path().join("codec-16khz")).unwrap();
+    let run = |model: &str| {
+        codec().current_dir(dir.path()).args(["tokenize", "a.wav", "--force", "-m", model]).output().unwrap()
+    };
+    let by_name = run("codec-16khz");
+    assert!(by_name.status.success(), "{}", stderr(&by_name));
+    assert!(stderr(&by_name).contains("is taken for the model"), "{}", stderr(&by_name));
+    let by_path = run("./codec-16khz");
+    assert_eq!(by_path.status.code(), Some(1));
+    assert!(stderr(&by_path).contains("none of them weights"), "{}", stderr(&by_path));
+    assert!(stderr(&run("")).contains("--model: no name is given"));
+}
+
+#[test]
+fn more_threads_than_make_sense_are_refused() {
+    for threads in ["0", "1025", "100000"] {
+        let output = codec().args(["--threads", threads, "verify", "none.nac"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("1..=1024"), "{}", stderr(&output));
+    }
+}
+
+/// A second request ends at once, however long the work takes, and leaves nothing.
+#[cfg(unix)]
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = dir.path().join("a.wav");
+    write_wav(&wav, 24_000, 1, 400.0);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_codec"))
+        .env("CODEC_MODEL", root().join("examples/encodec-tiny"))
+        .args(["--quiet", "tokenize"])
+        .arg(&wav)
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while names(dir.path()).len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(30), "the run never began");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pid = child.id().to_string();
+    for signal in ["-INT", "-TERM"] {
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(names(dir.path()), ["a.wav"]);
 }
 
 #[test]
