@@ -240,8 +240,8 @@ mod tests {
         let text = String::from_utf8_lossy(&npy("|u1", "(2, 1)", &[1, 2])).replace("False", "True ");
         let bytes: Vec<u8> = text.chars().map(|c| if c == '\u{fffd}' { 0x93 } else { c as u8 }).collect();
         assert_eq!(read_npy(bytes.as_slice()).unwrap(), [[1], [2]]);
-        let text = String::from_utf8_lossy(&npy("|u1", "(1, 2, 3)", &[1, 4, 2, 5, 3, 6]));
-        let text = text.replace("False", "True ");
+        let file = npy("|u1", "(1, 2, 3)", &[1, 4, 2, 5, 3, 6]);
+        let text = String::from_utf8_lossy(&file).replace("False", "True ");
         let bytes: Vec<u8> = text.chars().map(|c| if c == '\u{fffd}' { 0x93 } else { c as u8 }).collect();
         assert_eq!(read_npy(bytes.as_slice()).unwrap(), [[1, 2, 3], [4, 5, 6]]);
     }

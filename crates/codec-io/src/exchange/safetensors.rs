@@ -16,6 +16,9 @@ const FORMAT: &str = "safetensors";
 const ALIGNMENT: usize = 8;
 const METADATA: &str = "__metadata__";
 
+/// Shape and elements of a tensor whose elements have 32 bits.
+type Words = (Vec<usize>, Vec<[u8; 4]>);
+
 /// Reads what [`write_safetensors`] wrote.
 ///
 /// # Errors
@@ -37,7 +40,7 @@ pub fn read_safetensors(source: impl Read) -> Result<TokenArrays> {
     let metadata = head.get(METADATA).and_then(Value::as_object).and_then(Metadata::from_texts);
     let metadata = metadata.ok_or(bad("it does not say what `codec export` puts beside codes"))?;
     // Four bytes each, row after row.
-    let tensor = |name: &str, dtype: &str| -> Result<Option<(Vec<usize>, Vec<[u8; 4]>)>> {
+    let tensor = |name: &str, dtype: &str| -> Result<Option<Words>> {
         let Some(value) = head.get(name) else { return Ok(None) };
         let tensor = Tensor::deserialize(value).map_err(|_| bad("its head describes no tensor"))?;
         let [start, end] = tensor.data_offsets;

@@ -109,9 +109,10 @@ fn recognized(checkpoint: &Checkpoint) -> Result<(&'static Family, Cow<'_, Check
         let alone = checkpoint.without_config();
         let of_tensors = by_content(&alone);
         if let Some(of_tensors) = of_tensors.filter(|found| family.is_none_or(|it| it.name != found.name)) {
+            let path = checkpoint.path().display();
             tracing::warn!(
-                family = of_tensors.name,
-                "the config.json beside the file is not that of its tensors"
+                "{path}: has the tensors of {}; the config.json beside it is passed over",
+                of_tensors.name
             );
             return Ok((of_tensors, Cow::Owned(alone)));
         }

@@ -197,6 +197,11 @@ impl Checkpoint {
         Self { config: None, config_place: ConfigPlace::Inside, ..self.clone() }
     }
 
+    /// Where it lies; empty for bytes.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether the configuration lies beside the file that was asked for and need not belong to it.
     pub(crate) fn has_config_beside(&self) -> bool {
         self.config.is_some() && self.config_place == ConfigPlace::Beside
@@ -324,7 +329,7 @@ impl Checkpoint {
                 let found = match n_folders(path)? {
                     0 => format!("a directory of {} files, none of them weights", names.len()),
                     n => format!(
-                        "a directory of {} files and {n} folders, no file of them weights",
+                        "a directory of {} files and {n} folders, no weights among the files",
                         names.len()
                     ),
                 };
