@@ -4,6 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+#[path = "cli/compare.rs"]
+mod compare;
+#[path = "cli/exchange.rs"]
+mod exchange;
+
 use assert_cmd::Command;
 use std::f32::consts::TAU;
 use std::path::{Path, PathBuf};
@@ -129,12 +134,19 @@ fn a_folder_is_resumed_and_a_bad_file_does_not_stop_it() {
     assert_eq!(first.status.code(), Some(1));
     assert!(stderr(&first).contains("broken.wav"), "{}", stderr(&first));
     assert!(stderr(&first).contains("1 of 3 failed"), "{}", stderr(&first));
-    assert_eq!(json(&first).len(), 2);
+    let lines = json(&first);
+    assert_eq!(lines.len(), 3);
+    let failed: Vec<_> = lines.iter().filter(|line| line.get("error").is_some()).collect();
+    let input = corpus.join("broken.wav").display().to_string();
+    assert_eq!((failed.len(), &failed[0]["input"]), (1, &input.clone().into()));
+    // The name is not part of what is wrong twice.
+    assert_eq!(failed[0]["error"].as_str().unwrap().matches("broken.wav").count(), 1, "{lines:?}");
     assert_eq!(names(&codes), ["a.nac", "deep"]);
 
     let before = std::fs::metadata(codes.join("a.nac")).unwrap().modified().unwrap();
     let second = run();
-    assert!(json(&second).iter().all(|line| line["skipped"] == true), "{}", stdout(&second));
+    let is_skipped = |line: &serde_json::Value| line["skipped"] == true || line.get("error").is_some();
+    assert!(json(&second).iter().all(is_skipped), "{}", stdout(&second));
     assert_eq!(std::fs::metadata(codes.join("a.nac")).unwrap().modified().unwrap(), before);
 }
 
@@ -215,7 +227,14 @@ fn cut_cat_info_and_verify_agree() {
     for outcome in [&whole, &model] {
         assert_eq!(outcome["algorithmic_delay"], outcome["hop_length"], "{outcome}");
         assert_eq!(outcome["lookahead"], 0, "{outcome}");
+        // Its first layers mirror six frames, so that the first one waits for them.
+        assert_eq!(outcome["start_lookahead"], 6 * model["hop_length"].as_u64().unwrap(), "{outcome}");
+        assert_eq!(outcome["start_decoder_lookahead"], 6, "{outcome}");
+        assert_eq!(outcome["start_delay"], 7 * model["hop_length"].as_u64().unwrap(), "{outcome}");
     }
+
+    let text = stdout(&codec().arg("info").output().unwrap());
+    assert!(text.contains("at a start  encoder 1920 samples, decoder 6 frames"), "{text}");
 
     // One flipped bit in the middle is found and named.
     let mut bytes = std::fs::read(path("a.nac")).unwrap();
@@ -431,53 +450,79 @@ fn kill_leaves_no_file_under_the_final_name() {
 }
 
 #[test]
-fn files_of_other_programs_are_taken_and_given() {
+fn an_output_that_is_not_what_was_asked_for_is_no_success() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let vector = |name: &str| root().join("tests/vectors/exchange").join(name);
-    let run = |arguments: &[&std::ffi::OsStr]| codec().args(arguments).output().unwrap();
-    let import = |from: &str, more: &[&str], to: &str| {
-        let mut command = codec();
-        command.args(["import", "--json"]).arg(vector(from)).args(more).arg("-o").arg(path(to));
-        command.output().unwrap()
-    };
-    let output = import("causal.ecdc", &[], "a.nac");
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("not on this machine"), "{}", stderr(&output));
-    assert_eq!((&json(&output)[0]["n_frames"], &json(&output)[0]["n_codebooks"]), (&22.into(), &3.into()));
-    // There and back is the same file.
-    let output = codec().arg("export").arg(path("a.nac")).arg("-o").arg(path("b.ecdc")).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(std::fs::read(path("b.ecdc")).unwrap() == std::fs::read(vector("causal.ecdc")).unwrap());
-    for format in ["npy", "npz", "safetensors"] {
-        let output = codec()
-            .args(["export", "-", "--to", format, "-o", "-"])
-            .write_stdin(std::fs::read(path("a.nac")).unwrap())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
-        assert!(output.stdout.len() > 132, "{format}");
+    write_wav(&path("a.wav"), 24_000, 1, 0.3);
+    let tokenize =
+        |more: &[&str]| codec().args(["tokenize", "--json"]).arg(path("a.wav")).args(more).output().unwrap();
+    assert!(tokenize(&[]).status.success());
+    let before = std::fs::read(path("a.nac")).unwrap();
+    assert_eq!(json(&tokenize(&[]))[0]["skipped"], true);
+    for (more, expected) in
+        [(["-n", "1"], "codebooks, not 1"), (["-m", "codec-16khz"], "made it, not codec-16khz")]
+    {
+        let output = tokenize(&more);
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert!(json(&output)[0]["error"].as_str().unwrap().contains(expected), "{}", stdout(&output));
+        assert!(std::fs::read(path("a.nac")).unwrap() == before);
     }
-    let nameless = run(&["export".as_ref(), path("a.nac").as_os_str()]);
-    assert!(stderr(&nameless).contains("--to"), "{}", stderr(&nameless));
+    std::fs::write(path("a.nac"), "no codes").unwrap();
+    assert_eq!(tokenize(&[]).status.code(), Some(1));
+    assert!(tokenize(&["--force"]).status.success());
+    assert!(std::fs::read(path("a.nac")).unwrap() == before);
+}
 
-    let output = import("whole.dac", &[], "c.nac");
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(json(&output)[0]["model"], "dac_44khz");
-    let output = import("windows.dac", &[], "d.nac");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("3 windows"), "{}", stderr(&output));
-    let output = import("windows.dac", &["--split"], "d.nac");
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(names(&path("d")), ["00000.nac", "00001.nac", "00002.nac"]);
-    let whole = run(&["verify".as_ref(), dir.path().as_os_str()]);
-    assert!(whole.status.success(), "{}", stderr(&whole));
-    let wrong = import("causal.ecdc", &["-m", "dac_44khz"], "e.nac");
-    assert!(stderr(&wrong).contains("are not those of dac_44khz"), "{}", stderr(&wrong));
-    std::fs::write(path("f.dac"), b"\x93NUMPY\x01\x00").unwrap();
-    let broken = run(&["import".as_ref(), path("f.dac").as_os_str()]);
-    assert_eq!(broken.status.code(), Some(1));
-    assert_eq!(names(dir.path()), ["a.nac", "b.ecdc", "c.nac", "d", "f.dac"]);
+#[test]
+fn a_folder_does_not_hide_the_model_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    write_wav(&dir.path().join("a.wav"), 16_000, 1, 0.1);
+    std::fs::create_dir(dir.path().join("codec-16khz")).unwrap();
+    let run = |model: &str| {
+        codec().current_dir(dir.path()).args(["tokenize", "a.wav", "--force", "-m", model]).output().unwrap()
+    };
+    let by_name = run("codec-16khz");
+    assert!(by_name.status.success(), "{}", stderr(&by_name));
+    assert!(stderr(&by_name).contains("is taken for the model"), "{}", stderr(&by_name));
+    let by_path = run("./codec-16khz");
+    assert_eq!(by_path.status.code(), Some(1));
+    assert!(stderr(&by_path).contains("none of them weights"), "{}", stderr(&by_path));
+    assert!(stderr(&run("")).contains("--model: no name is given"));
+}
+
+#[test]
+fn more_threads_than_make_sense_are_refused() {
+    for threads in ["0", "1025", "100000"] {
+        let output = codec().args(["--threads", threads, "verify", "none.nac"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("1..=1024"), "{}", stderr(&output));
+    }
+}
+
+/// A second request ends at once, however long the work takes, and leaves nothing.
+#[cfg(unix)]
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let wav = dir.path().join("a.wav");
+    write_wav(&wav, 24_000, 1, 400.0);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_codec"))
+        .env("CODEC_MODEL", root().join("examples/encodec-tiny"))
+        .args(["--quiet", "tokenize"])
+        .arg(&wav)
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while names(dir.path()).len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(30), "the run never began");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pid = child.id().to_string();
+    for signal in ["-INT", "-TERM"] {
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(names(dir.path()), ["a.wav"]);
 }
 
 #[test]
@@ -528,131 +573,4 @@ fn a_model_that_only_decodes_does_so_and_says_so() {
     let output = command("detokenize").arg(&tokens).arg("-o").arg(&back).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(codec_io::AudioReader::open(&back).unwrap().n_samples(), Some(n_samples));
-}
-
-#[test]
-fn compare_judges_a_pair_and_names_what_it_did() {
-    let dir = tempfile::tempdir().unwrap();
-    let (original, late) = (dir.path().join("a.wav"), dir.path().join("b.wav"));
-    write_wav(&original, 16_000, 1, 1.5);
-    let mut reader = codec_io::AudioReader::open(&original).unwrap();
-    let audio = reader.read_to_end().unwrap();
-    let mut samples = vec![0.0; 37];
-    samples.extend(audio.channel(0).unwrap().iter().map(|x| x / 2.0));
-    let audio = codec_core::AudioBuffer::mono(16_000, samples).unwrap();
-    let mut writer = codec_io::WavWriter::create(&late, audio.spec(), codec_io::WavFormat::Float32).unwrap();
-    writer.write(&audio).unwrap();
-    writer.finish().unwrap();
-
-    let run = |options: &[&str]| {
-        let output = codec().arg("compare").args([&original, &late]).args(options).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
-        output
-    };
-    let aligned = json(&run(&["--json", "--align=sample", "--match-level"]));
-    let [pair] = &aligned[..] else { panic!("{} results", aligned.len()) };
-    assert_eq!(pair["alignment"]["samples"], 37.0);
-    assert!((pair["gain_db"].as_f64().unwrap() - 6.02).abs() < 0.01, "{pair}");
-    assert!(pair["scores"]["si_sdr"].as_f64().unwrap() > 80.0, "{pair}");
-    assert!(pair["scores"]["mel_dac"].as_f64().unwrap() < 1e-3, "{pair}");
-
-    let as_is = run(&["--metrics", "si_sdr,pesq_wb"]);
-    assert!(stderr(&as_is).contains("the first 24000 are compared"), "{}", stderr(&as_is));
-    assert!(stdout(&as_is).contains("without Corrigendum 2"), "{}", stdout(&as_is));
-    assert!(!stdout(&as_is).contains("estoi"), "{}", stdout(&as_is));
-
-    // The other way round it is early, and one pair has its scores from a table.
-    let scores = dir.path().join("utmos.csv");
-    std::fs::write(&scores, "clip,system,utmos\nb,a.wav,4.5\nb,x,1\nz,a.wav,2\n").unwrap();
-    let output = codec()
-        .args(["compare", "--align", "--metrics=l1", "--scores"])
-        .args([&scores, &late, &original])
-        .output()
-        .unwrap();
-    let (printed, said) = (stdout(&output), stderr(&output));
-    assert!(printed.contains("was 37.00 samples (2.31 ms) early"), "{printed}{said}");
-    assert!(printed.contains("4.5000") && said.contains("rows of x are not used"), "{printed}{said}");
-    assert!(said.contains("z is not among the compared clips"), "{said}");
-
-    // What is unlike is not moved, and what ends early is told.
-    let other = dir.path().join("other.wav");
-    let noise = |i: u32| ((i.wrapping_mul(2_654_435_761) >> 7) & 0xffff) as f32 / 65_536.0 - 0.5;
-    let audio = codec_core::AudioBuffer::mono(16_000, (0..16_000).map(noise).collect()).unwrap();
-    let mut writer = codec_io::WavWriter::create(&other, audio.spec(), codec_io::WavFormat::Float32).unwrap();
-    writer.write(&audio).unwrap();
-    writer.finish().unwrap();
-    let output = codec().args(["compare", "--json", "--align"]).args([&original, &other]).output().unwrap();
-    let unlike = &json(&output)[0];
-    assert!(unlike["alignment"].is_null(), "{unlike}");
-    assert!(unlike["not_aligned"].as_str().unwrap().contains("not alike"), "{unlike}");
-    assert_eq!((&unlike["is_cut_off"], &pair["is_cut_off"]), (&true.into(), &false.into()));
-    assert!(!unlike["scores"].as_object().unwrap().is_empty());
-
-    // Each metric that cannot judge says why, and the command goes on.
-    write_wav(&original, 8_000, 1, 0.2);
-    let output = codec().args(["compare", "--json"]).args([&original, &original]).output().unwrap();
-    let short = &json(&output)[0];
-    assert!(short["not_judged"]["pesq_wb"].as_str().unwrap().contains("16000 Hz"), "{short}");
-    assert!(short["not_judged"]["stoi"].as_str().unwrap().contains("30 frames"), "{short}");
-    assert_eq!(short["scores"]["l1"], 0.0);
-    let unknown = codec().args(["compare", "--metrics", "visqol"]).args([&original, &late]).output().unwrap();
-    assert!(stderr(&unknown).contains("pesq_wb"), "{}", stderr(&unknown));
-}
-
-#[test]
-fn compare_summarizes_two_folders() {
-    let dir = tempfile::tempdir().unwrap();
-    let (left, right) = (dir.path().join("left"), dir.path().join("right"));
-    for (name, seconds) in [("speech/a", 0.5), ("speech/b", 0.6), ("music/c", 0.7), ("music/alone", 0.5)] {
-        for (folder, rate) in [(&left, 16_000), (&right, 24_000)] {
-            let path = folder.join(format!("{name}.wav"));
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            if folder == &left || name != "music/alone" {
-                write_wav(&path, rate, 1, seconds);
-            }
-        }
-    }
-    let scores = dir.path().join("utmos.csv");
-    std::fs::write(&scores, "clip,utmos\nspeech/a.wav,4\nb,3\nelsewhere,1\n").unwrap();
-    let output = codec()
-        .args(["compare", "--json", "--metrics", "si_sdr", "--scores"])
-        .args([&scores, &left, &right])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "an original is missing: {}", stderr(&output));
-    for note in ["alone.wav: has no counterpart", "resampled from 24000 Hz", "elsewhere is not among"] {
-        assert!(stderr(&output).contains(note), "{note}: {}", stderr(&output));
-    }
-    let lines = json(&output);
-    assert_eq!(lines.len(), 4);
-    let of = |metric: &str, kind: Option<&str>| {
-        let rows = lines[3]["summary"].as_array().unwrap().iter();
-        let found =
-            rows.filter(|row| row["metric"] == metric && row["kind"].as_str() == kind).collect::<Vec<_>>();
-        assert_eq!(found.len(), 1, "{metric} {kind:?}: {}", lines[3]);
-        (found[0]["n"].as_u64().unwrap(), found[0]["mean"].as_f64().unwrap())
-    };
-    let (all, speech, music) =
-        (of("si_sdr", None), of("si_sdr", Some("speech")), of("si_sdr", Some("music")));
-    assert_eq!((all.0, speech.0, music.0), (3, 2, 1));
-    assert!((3.0 * all.1 - 2.0 * speech.1 - music.1).abs() < 1e-9);
-    assert_eq!(of("utmos", Some("speech")), (2, 3.5));
-    // The clip that is elsewhere has no part in the mean.
-    assert_eq!(of("utmos", None), (2, 3.5));
-    assert!(lines[3]["missing"][0].as_str().unwrap().ends_with("alone.wav"), "{}", lines[3]);
-    let alone = left.join("music/alone.wav");
-    std::fs::create_dir_all(right.join("music")).unwrap();
-    std::fs::rename(&alone, right.join("music/alone.wav")).unwrap();
-    let output = codec().args(["compare", "--metrics", "l1"]).args([&left, &right]).output().unwrap();
-    assert!(output.status.success() && stderr(&output).contains("has no original"), "{}", stderr(&output));
-
-    // Wrong tables are told before the work.
-    let refused = |table: &str, why: &str| {
-        std::fs::write(&scores, table).unwrap();
-        let output = codec().args(["compare", "--scores"]).args([&scores, &left, &right]).output().unwrap();
-        assert!(!output.status.success() && stderr(&output).contains(why), "{why}: {}", stderr(&output));
-        assert!(stdout(&output).is_empty());
-    };
-    refused("clip,utmos\nspeech/a,good\n", "not a number");
-    refused("clip,stoi\nspeech/a,1\n", "stoi is measured here");
 }

@@ -1,4 +1,5 @@
-//! Ctrl-C: the running work ends at its next piece and removes what it had begun to write.
+//! Ctrl-C: the running work ends at its next piece and removes what it had begun to write. Where a piece takes
+//! long, a second Ctrl-C does so at once.
 
 use anyhow::{Result, bail};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +9,12 @@ pub(crate) const EXIT_CODE: u8 = 130;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Makes Ctrl-C ask for an end; a second one ends at once.
+/// Makes Ctrl-C, and a request to terminate, ask for an end; a second one ends at once, and removes what was
+/// begun.
 pub(crate) fn install() -> Result<()> {
     ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::Relaxed) {
+            codec_io::atomic::remove_unfinished();
             std::process::exit(i32::from(EXIT_CODE));
         }
     })?;

@@ -10,7 +10,7 @@ mod report;
 mod source;
 mod tokens;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, value_parser};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -27,7 +27,7 @@ struct Cli {
 /// What every command understands.
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
-    /// Print results as JSON, one object per line.
+    /// Print results as JSON, one object per line; of an input that failed `input` and `error`.
     #[arg(long, global = true)]
     json: bool,
     /// Print errors only: no notes, no progress.
@@ -37,8 +37,8 @@ struct Global {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Number of threads [default: all cores]. It never changes a result.
-    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS")]
-    threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", env = "CODEC_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 fn main() -> ExitCode {
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 fn set_up(global: &Global) -> anyhow::Result<()> {
     interrupt::install()?;
     if let Some(threads) = global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! From `--model` to a loaded codec.
 
 use crate::device::DeviceKind;
+use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioSpec, Codec, CodecInfo, PerChannel};
 
@@ -120,7 +121,11 @@ impl ModelArgs {
     /// As [`ModelArgs::load`].
     pub(crate) fn load_or(&self, otherwise: &str) -> Result<Model> {
         let name = self.model.as_deref().unwrap_or(otherwise);
+        if name.is_empty() {
+            bail!("--model: no name is given");
+        }
         let loaded = codec_models::load(name, &self.device.open()?)?;
+        interrupt::check()?;
         Ok(Model { codec: loaded.codec, sha256: loaded.sha256 })
     }
 }

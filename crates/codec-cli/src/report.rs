@@ -1,6 +1,7 @@
 //! What the user sees: results on stdout, everything else on stderr, a bar for what takes long.
 
 use crate::Global;
+use crate::inputs::Place;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
@@ -62,9 +63,18 @@ impl Reporter {
         }
     }
 
-    /// A file that failed while others go on.
+    /// What failed while others go on.
     pub(crate) fn failure(&self, error: &anyhow::Error) {
         self.bars.suspend(|| self::error(error));
+    }
+
+    /// The same of an input, which then has no other result.
+    pub(crate) fn failed_input(&self, input: &Place, error: &anyhow::Error) -> anyhow::Result<()> {
+        self.failure(error);
+        if !self.json || error.is::<Reported>() {
+            return Ok(());
+        }
+        self.result(String::new, &Failure { input: input.to_string(), error: message(error) })
     }
 
     /// A bar over bytes, of which the number may become known later.
@@ -93,12 +103,82 @@ impl Reporter {
     }
 }
 
+/// The result of an input that has none.
+#[derive(Debug, Serialize)]
+struct Failure {
+    input: String,
+    error: String,
+}
+
+/// The error of an input whose result was printed all the same, and says what is wrong.
+#[derive(Debug)]
+pub(crate) struct Reported(pub(crate) String);
+
+impl std::fmt::Display for Reported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Reported {}
+
 /// Prints an error with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
-    note(&format!("error: {error:#}"));
+    note(&format!("error: {}", message(error)));
+}
+
+/// An error with its causes. Each layer names the file that it had to do with, as it cannot know that others do;
+/// here a name is said once, and so is a cause.
+fn message(error: &anyhow::Error) -> String {
+    let (mut said, mut names) = (Vec::<String>::new(), Vec::<String>::new());
+    for cause in error.chain() {
+        let mut text = cause.to_string();
+        for name in &names {
+            if let Some(rest) = text.strip_prefix(&format!("{name}: ")) {
+                text = rest.to_owned();
+            } else if let Some(rest) = text.strip_suffix(&format!(" {name}")) {
+                text = rest.to_owned();
+            }
+        }
+        if said.contains(&text) {
+            continue;
+        }
+        let name = text.split_once(": ").map_or(text.as_str(), |(name, _)| name);
+        if !name.is_empty() {
+            names.push(name.to_owned());
+        }
+        said.push(text);
+    }
+    said.join(": ")
 }
 
 fn note(text: &str) {
     // A closed stderr leaves nobody to tell.
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn a_name_and_a_cause_are_said_once() {
+        let denied = || std::io::Error::from(ErrorKind::PermissionDenied);
+        for (error, expected) in [
+            (anyhow!("a.wav: sample 5 is odd").context("a.wav"), "a.wav: sample 5 is odd"),
+            (
+                anyhow!("m: not a known codec: b").context("m: the model does not load"),
+                "m: the model does not load: not a known codec: b",
+            ),
+            (anyhow!("cannot open a.wav").context("a.wav"), "a.wav: cannot open"),
+            (
+                Err::<(), _>(denied()).context(denied().to_string()).context("a: cannot write").unwrap_err(),
+                "a: cannot write: permission denied",
+            ),
+            (anyhow!("b: c").context("a"), "a: b: c"),
+        ] {
+            assert_eq!(message(&error), expected);
+        }
+    }
 }

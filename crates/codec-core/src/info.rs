@@ -51,8 +51,11 @@ pub struct Segment {
     pub n_frames: u32,
 }
 
-/// What a codec waits for in the middle of a stream; where a clip starts it may be more. `None` where it
-/// waits for the end of the clip, or has no encoder.
+/// What a codec waits for, in the middle of a stream and where a clip starts. `None` where it waits for the
+/// end of the clip, or has no encoder.
+///
+/// A padding that mirrors what follows makes a start wait longer. Once so much is there, a stream waits as in
+/// its middle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Delays {
     /// Samples after a frame's own that the encoder needs before it can emit the frame: of the frame
@@ -64,6 +67,12 @@ pub struct Delays {
     /// Samples that go into the encoder from a sample on, itself included, until the decoder can emit
     /// it: of the sample that waits longest. Never less than a frame.
     pub algorithmic_delay: Option<u32>,
+    /// Samples after its own that the encoder needs before it can emit the first frame of a clip.
+    pub start_lookahead: Option<u32>,
+    /// Frames after it that the decoder needs before it can emit the first frame's last sample.
+    pub start_decoder_lookahead: Option<u32>,
+    /// Samples of a clip that go into the encoder until the decoder can emit the first one.
+    pub start_delay: Option<u32>,
 }
 
 /// Identity, rates and layout of a codec.
@@ -75,7 +84,15 @@ pub struct Delays {
 ///     family: "encodec",
 ///     audio: AudioSpec { sample_rate: 24_000, channels: 1 },
 ///     hop_length: 320,
-///     delays: Delays { lookahead: Some(0), decoder_lookahead: Some(0), algorithmic_delay: Some(320) },
+///     delays: Delays {
+///         lookahead: Some(0),
+///         decoder_lookahead: Some(0),
+///         algorithmic_delay: Some(320),
+///         // The first layer of either network mirrors what follows.
+///         start_lookahead: Some(1920),
+///         start_decoder_lookahead: Some(6),
+///         start_delay: Some(2240),
+///     },
 ///     segment: None,
 ///     layout: CodeLayout::uniform(32, 1024)?,
 /// };
@@ -106,7 +123,16 @@ pub struct CodecInfo {
 impl CodecInfo {
     /// Seconds from a sample to its decoded one, computing time apart; `None` as in [`Delays`].
     pub fn delay_seconds(&self) -> Option<f64> {
-        Some(f64::from(self.delays.algorithmic_delay?) / f64::from(self.audio.sample_rate.max(1)))
+        Some(self.seconds(self.delays.algorithmic_delay?))
+    }
+
+    /// Seconds of a clip until its first decoded sample, computing time apart; `None` as in [`Delays`].
+    pub fn start_delay_seconds(&self) -> Option<f64> {
+        Some(self.seconds(self.delays.start_delay?))
+    }
+
+    fn seconds(&self, n_samples: u32) -> f64 {
+        f64::from(n_samples) / f64::from(self.audio.sample_rate.max(1))
     }
 
     /// Frames per second of coded audio, nominal: overlap between segments is not counted.

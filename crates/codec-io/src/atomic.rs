@@ -1,8 +1,10 @@
 //! Files that appear under their name only when they are complete.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tempfile::{Builder, NamedTempFile};
 
@@ -11,6 +13,30 @@ const PREFIX: &str = ".codec-";
 const SUFFIX: &str = ".tmp";
 /// A temporary file is locked right after it was made; until then its age protects it.
 const MIN_STALE_AGE: Duration = Duration::from_secs(60);
+
+/// The temporary files that this process is writing, for [`remove_unfinished`].
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An entry of [`UNFINISHED`].
+#[derive(Debug)]
+struct Entry(PathBuf);
+
+impl Entry {
+    fn new(path: &Path) -> Self {
+        unfinished().insert(path.to_owned());
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        unfinished().remove(&self.0);
+    }
+}
 
 /// A file that is written beside its final place and moved there by [`AtomicFile::commit`].
 ///
@@ -40,7 +66,7 @@ pub struct AtomicFile {
 
 #[derive(Debug)]
 enum Sink {
-    Beside { temporary: BufWriter<NamedTempFile>, folder: PathBuf, path: PathBuf },
+    Beside { temporary: BufWriter<NamedTempFile>, entry: Entry, folder: PathBuf, path: PathBuf },
     InPlace(BufWriter<File>),
 }
 
@@ -66,16 +92,15 @@ impl AtomicFile {
             _ => PathBuf::from("."),
         };
         // Not derived from the file's name: that one may already be as long as names can be.
-        let mut builder = Builder::new();
-        builder.prefix(PREFIX).suffix(SUFFIX);
-        if let Some(permissions) = usual_permissions(&path) {
-            builder.permissions(permissions);
-        }
-        let temporary = builder.tempfile_in(&folder)?;
+        let options = options(&path);
+        // Opened here, so that an error is the system's and does not name the temporary file.
+        let temporary =
+            Builder::new().prefix(PREFIX).suffix(SUFFIX).make_in(&folder, |path| options.open(path))?;
         // The lock goes with the process. Where a file system has none, the file is never taken for stale.
         drop(temporary.as_file().try_lock());
+        let entry = Entry::new(temporary.path());
         let temporary = BufWriter::new(temporary);
-        Ok(Self { sink: Sink::Beside { temporary, folder, path } })
+        Ok(Self { sink: Sink::Beside { temporary, entry, folder, path } })
     }
 
     /// Moves the file to its final name, after its bytes have reached the disk.
@@ -85,10 +110,11 @@ impl AtomicFile {
     /// except when only the folder could not be synchronised.
     pub fn commit(self) -> io::Result<()> {
         match self.sink {
-            Sink::Beside { temporary, folder, path } => {
+            Sink::Beside { temporary, entry, folder, path } => {
                 let temporary = temporary.into_inner().map_err(io::IntoInnerError::into_error)?;
                 temporary.as_file().sync_all()?;
                 temporary.persist(path).map_err(|refused| refused.error)?;
+                drop(entry);
                 sync_folder(&folder)
             }
             Sink::InPlace(mut file) => file.flush(),
@@ -104,6 +130,17 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes)?;
     file.commit()
+}
+
+/// Removes the temporary files that this process is writing, for one that ends at once; returns how many.
+///
+/// What is written to them after that is lost, and [`AtomicFile::commit`] fails.
+pub fn remove_unfinished() -> usize {
+    remove_those(|_| true)
+}
+
+fn remove_those(are_meant: impl Fn(&Path) -> bool) -> usize {
+    unfinished().iter().filter(|path| are_meant(path) && fs::remove_file(path).is_ok()).count()
 }
 
 /// Removes the temporary files in a folder that dead processes have left there; returns how many.
@@ -164,18 +201,17 @@ impl Seek for AtomicFile {
     }
 }
 
-/// The permissions of the file that is replaced, or those that a new file gets: temporary files
-/// are private by default, results are not.
-#[cfg(unix)]
-fn usual_permissions(path: &Path) -> Option<Permissions> {
-    use std::os::unix::fs::PermissionsExt;
-    let replaced = fs::metadata(path).ok().map(|found| found.permissions());
-    Some(replaced.unwrap_or_else(|| Permissions::from_mode(0o666)))
-}
-
-#[cfg(not(unix))]
-fn usual_permissions(_: &Path) -> Option<Permissions> {
-    None
+/// How a new file is opened in the place of `path`, with the permissions of the file that it replaces.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "elsewhere a new file has those of its folder"))]
+fn options(path: &Path) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    if let Ok(replaced) = fs::metadata(path) {
+        use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+        options.mode(replaced.permissions().mode());
+    }
+    options
 }
 
 /// Makes the new name itself durable, where folders can be synchronised.
@@ -259,6 +295,27 @@ mod tests {
         used.commit().unwrap();
         assert_eq!(remove_stale(folder.path()), 0);
         assert_eq!(remove_stale(&folder.path().join("nowhere")), 0);
+    }
+
+    #[test]
+    fn a_process_that_ends_at_once_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = AtomicFile::create(folder.path().join("out")).unwrap();
+        file.write_all(&[1; 100_000]).unwrap();
+        let finished = AtomicFile::create(folder.path().join("done")).unwrap();
+        finished.commit().unwrap();
+        // Other tests of this process write files, too.
+        assert_eq!(remove_those(|path| path.starts_with(folder.path())), 1);
+        assert_eq!(names(folder.path()), ["done"]);
+        assert!(file.commit().is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_error_does_not_name_the_temporary_file() {
+        let error = AtomicFile::create("/proc/out").unwrap_err();
+        assert!(!error.to_string().contains(PREFIX), "{error}");
+        assert!(error.raw_os_error().is_some(), "{error:?}");
     }
 
     #[test]

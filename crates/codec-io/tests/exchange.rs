@@ -7,7 +7,7 @@ use codec_core::{AudioSpec, CodeLayout, CodecInfo, Codes};
 use codec_io::Error;
 use codec_io::exchange::dac::DacFile;
 use codec_io::exchange::ecdc::{EcdcReader, EcdcWriter};
-use codec_io::exchange::{write_npy, write_npz, write_safetensors};
+use codec_io::exchange::{TokenArrays, read_npz, read_safetensors, write_npy, write_npz, write_safetensors};
 use codec_io::tokens::{TokenHeader, Totals, WeightsHash};
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -311,6 +311,50 @@ fn strided_codebooks_have_an_array_each() {
 
     let mut npz = Cursor::new(Vec::new());
     write_npz(&mut npz, &header, totals, &codes).unwrap();
-    let archive = zip::ZipArchive::new(npz).unwrap();
+    let archive = zip::ZipArchive::new(npz.clone()).unwrap();
     assert_eq!(archive.len(), 4);
+
+    // Both come back whole.
+    let header = TokenHeader { totals: Some(totals), ..header };
+    let arrays = TokenArrays { header, totals, codes };
+    assert_eq!(read_safetensors(bytes.as_slice()).unwrap(), arrays);
+    assert_eq!(read_npz(npz.get_ref().as_slice()).unwrap(), arrays);
+}
+
+#[test]
+fn arrays_with_scales_come_back_and_damaged_ones_never_panic() {
+    let bytes = vector("segments.ecdc");
+    let (reader, codes) = read_ecdc(&bytes).unwrap();
+    let totals = Totals { n_samples: 100_000, source_samples: 100_000 };
+    let header = TokenHeader { totals: Some(totals), ..header(&reader) };
+    let (mut safetensors, mut npz) = (Vec::new(), Cursor::new(Vec::new()));
+    write_safetensors(&mut safetensors, &header, totals, &codes).unwrap();
+    write_npz(&mut npz, &header, totals, &codes).unwrap();
+    let arrays = TokenArrays { header, totals, codes };
+    assert_eq!(read_safetensors(safetensors.as_slice()).unwrap(), arrays);
+    assert_eq!(read_npz(npz.get_ref().as_slice()).unwrap(), arrays);
+
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut n_refused = 0;
+    for good in [safetensors, npz.into_inner()] {
+        assert!(
+            read_safetensors(&good[..good.len() - 1]).is_err() && read_npz(&good[..good.len() - 1]).is_err()
+        );
+        for _ in 0..3_000 {
+            let mut bytes = good.clone();
+            for _ in 0..1 + random.below(3) {
+                // Half of the damage in the first bytes, which say where the others are.
+                let reach = [1_000, bytes.len()][random.below(2)];
+                let at = random.below(bytes.len().min(reach));
+                match random.below(3) {
+                    0 => bytes[at] = random.below(256) as u8,
+                    1 => bytes[at] ^= 1 << random.below(8),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let is_read = read_safetensors(bytes.as_slice()).is_ok() || read_npz(bytes.as_slice()).is_ok();
+            n_refused += usize::from(!is_read);
+        }
+    }
+    assert!(n_refused > 2_000, "only {n_refused} of 6000 refused");
 }

@@ -109,11 +109,25 @@ pub fn origin(source: &CardSource) -> String {
 /// The files of a card, which still have to be compared with what is known of them.
 type OfCard = (&'static ModelCard, Found);
 
+/// The path that `name` means: one at which something lies. Where the name of a model is meant as well, as a
+/// folder without a checkpoint that happens to have it, it is no path.
+pub fn as_path(name: &str) -> Option<&Path> {
+    let path = Path::new(name);
+    if !path.exists() {
+        return None;
+    }
+    let is_plain = !name.contains(std::path::is_separator);
+    if is_plain && card::find(name).is_some() && Checkpoint::open(path, &Device::Cpu).is_err() {
+        tracing::warn!("{name} is taken for the model: what lies here under that name is no checkpoint");
+        return None;
+    }
+    Some(path)
+}
+
 /// Opens what lies at that path, or else the model of that name.
 fn find(name: &str, device: &Device) -> Result<(Checkpoint, Option<OfCard>)> {
-    let as_path = Path::new(name);
-    if as_path.exists() {
-        return Ok((Checkpoint::open(as_path, device).map_err(Error::load(name))?, None));
+    if let Some(path) = as_path(name) {
+        return Ok((Checkpoint::open(path, device).map_err(Error::load(name))?, None));
     }
     open_card(card(name)?, device)
 }

@@ -60,16 +60,46 @@ pub enum Error {
         why: String,
     },
     /// Tensors that the model needs are not in the checkpoint.
-    #[error("the checkpoint lacks {}", names.join(", "))]
+    #[error("the checkpoint lacks {}", some_of(names))]
     MissingTensors {
         /// Their names.
         names: Vec<String>,
     },
     /// Tensors of the checkpoint that the model never read.
-    #[error("the checkpoint holds tensors that the model does not know: {}", names.join(", "))]
+    #[error("the checkpoint holds tensors that the model does not know: {}", some_of(names))]
     UnreadTensors {
         /// Their names.
         names: Vec<String>,
+    },
+    /// The checkpoint was recognized, and its tensors are not those of the model.
+    #[error(
+        "recognized as {family}: {n_fit} of the {n_needed} tensors that it needs are there{missing}{unknown}{other}",
+        n_needed = n_fit + missing.len(),
+        missing = list("; missing are ", missing),
+        unknown = list("; not known are ", unknown),
+        other = looks_like.as_ref().map_or_else(String::new, |family| {
+            format!("; the configuration leads there, but the tensors are named like those of {family}")
+        })
+    )]
+    Misfit {
+        /// The family.
+        family: &'static str,
+        /// How many of the tensors that the model needs are there.
+        n_fit: usize,
+        /// Names of those that are not.
+        missing: Vec<String>,
+        /// Names of tensors that the model does not know.
+        unknown: Vec<String>,
+        /// The families whose tensors are named so, where that is not this one.
+        looks_like: Option<String>,
+    },
+    /// The checkpoint was recognized, and does not load for another reason.
+    #[error("recognized as {family}")]
+    Recognized {
+        /// The family.
+        family: &'static str,
+        /// The reason.
+        source: Box<Error>,
     },
     /// A tensor or an input has another shape than needed.
     #[error("{name}: expected shape {expected:?}, got {actual:?}")]
@@ -99,6 +129,23 @@ pub enum Error {
     /// Codes, audio or a quantizer are not as they must be.
     #[error(transparent)]
     Core(#[from] codec_core::Error),
+}
+
+/// Names that a message has room for.
+const N_NAMES_SHOWN: usize = 5;
+
+/// The first names of a list, and how many there are beside them.
+fn some_of(names: &[String]) -> String {
+    let shown = names.iter().take(N_NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(N_NAMES_SHOWN) {
+        0 => shown,
+        n_more => format!("{shown} and {n_more} more"),
+    }
+}
+
+/// The same after what it is about; nothing when there are none.
+fn list(about: &str, names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("{about}{}", some_of(names)) }
 }
 
 impl Error {

@@ -231,9 +231,94 @@ fn what_is_no_codec_is_said() {
     assert!(message(&folder.0).contains(expected), "{}", message(&folder.0));
     let folder = Folder::new("empty", &[("notes.txt", b"hello")]);
     assert!(message(&folder.0).contains("a directory of 1 files, none of them weights"));
+    std::fs::create_dir(folder.0.join("model")).unwrap();
+    assert!(message(&folder.0).contains("a directory of 1 files and 1 folders"), "{}", message(&folder.0));
     let folder = Folder::new("text", &[("model.safetensors", b"hello")]);
     assert!(message(&folder.0).contains("neither safetensors nor a file of torch.save"));
     assert!(matches!(codec_nn::load(&folder.0.join("absent"), &CPU), Err(Error::Io { .. })));
+}
+
+const ENCODEC: &str = "checkpoints/parametrized/model.safetensors";
+const ENCODEC_CONFIG: &str = "checkpoints/parametrized/config.json";
+
+#[test]
+fn what_does_not_fit_is_told_whole_and_by_family() -> Result<()> {
+    let file = vector(ENCODEC);
+    let whole = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let n_all = whole.len();
+    let is_dropped =
+        |name: &str| name == "encoder.layers.0.conv.bias" || name.starts_with("quantizer.layers.2.");
+    let mut tensors: Vec<_> = whole.tensors().into_iter().filter(|(name, _)| !is_dropped(name)).collect();
+    let n_kept = tensors.len();
+    let odd = tensors[0].1.clone();
+    tensors.extend((0..3_000).map(|i| (format!("odd.{i:04}"), odd.clone())));
+    let file = safetensors::serialize(tensors, None).unwrap();
+    let files = [("model.safetensors", file.as_slice()), ("config.json", &vector(ENCODEC_CONFIG))];
+    let folder = Folder::new("misfit", &files);
+    let error = codec_nn::load(&folder.0, &CPU).unwrap_err();
+    let Error::Misfit { family: "encodec", n_fit, missing, unknown, looks_like: None } = &error else {
+        panic!("{error}");
+    };
+    // Those that a family ignores are none that it needs.
+    assert!(*n_fit <= n_kept && *n_fit > n_kept / 2, "{n_fit} of {n_kept} of {n_all}");
+    assert_eq!(missing, &["encoder.layers.0.conv.bias", "quantizer.layers.2.codebook.embed"]);
+    assert_eq!(unknown.len(), 3_000);
+    let text = error.to_string();
+    let start =
+        format!("recognized as encodec: {n_fit} of the {} tensors that it needs are there", n_fit + 2);
+    assert!(text.starts_with(&start), "{text}");
+    assert!(text.contains("encoder.layers.0.conv.bias, quantizer.layers.2.codebook.embed"), "{text}");
+    assert!(
+        text.ends_with("not known are odd.0000, odd.0001, odd.0002, odd.0003, odd.0004 and 2995 more"),
+        "{text}"
+    );
+    Ok(())
+}
+
+/// A configuration whose tensors are all missing must not make us allocate them.
+#[test]
+fn a_survey_of_what_is_missing_is_bounded() {
+    let config = br#"{"model_type": "encodec", "num_filters": 2048, "hidden_size": 128}"#;
+    let file = safetensors(&[("a", &floats(&[1.0]))]);
+    let folder = Folder::new("bounded", &[("model.safetensors", &file), ("config.json", config)]);
+    let error = codec_nn::load(&folder.0, &CPU).unwrap_err();
+    let Error::Misfit { n_fit: 0, missing, .. } = &error else { panic!("{error}") };
+    assert!(missing.len() > 30, "{error}");
+}
+
+#[test]
+fn a_configuration_of_another_model_is_named_or_passed_over() -> Result<()> {
+    let (config, dac) = (vector(ENCODEC_CONFIG), vector("dac_narrow/weights.pth"));
+    // In a folder both are the checkpoint.
+    let folder = Folder::new("mixed", &[("weights.pth", &dac), ("config.json", &config)]);
+    let error = codec_nn::load(&folder.0, &CPU).unwrap_err().to_string();
+    assert!(error.contains("recognized as encodec") && error.ends_with("named like those of dac"), "{error}");
+    // A file that is asked for says itself what it is.
+    assert_eq!(codec_nn::load(&folder.0.join("weights.pth"), &CPU)?.codec.info().family, "dac");
+
+    // Its own configuration still counts.
+    let folder = Folder::new("own", &[("model.safetensors", &vector(ENCODEC)), ("config.json", &config)]);
+    assert_eq!(codec_nn::load(&folder.0.join("model.safetensors"), &CPU)?.codec.info().family, "encodec");
+    Ok(())
+}
+
+#[test]
+fn a_configuration_that_is_missing_or_broken_is_what_is_said() {
+    let folder = Folder::new("no-config", &[("model.safetensors", &vector(ENCODEC))]);
+    let message = || codec_nn::load(&folder.0, &CPU).unwrap_err().to_string();
+    let expected = "the tensors are named like those of encodec, whose configuration is needed";
+    assert!(message().ends_with(expected), "{}", message());
+    std::fs::write(folder.0.join("config.json"), "{").unwrap();
+    assert!(message().starts_with("configuration: config.json: EOF while parsing"), "{}", message());
+}
+
+#[test]
+fn an_archive_that_is_cut_off_is_called_so() {
+    let whole = vector("torch_zip.pth");
+    for end in [whole.len() / 2, whole.len() - 30] {
+        let error = Weights::from_bytes(whole[..end].to_vec(), &CPU).unwrap_err().to_string();
+        assert!(error.contains("the file is cut off"), "{end}: {error}");
+    }
 }
 
 /// xorshift64*

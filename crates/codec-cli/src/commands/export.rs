@@ -76,21 +76,26 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let kinds = Kinds { takes: &[EXTENSION], makes: format.extension() };
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
-    Ok(for_each(&jobs, &reporter, |job| {
-        let (input, output) = (job.input.to_string(), job.output.to_string());
-        if let Place::File(path) = &job.output
-            && path.exists()
-            && !args.force
-        {
-            let text = format!("{output}: is there already, left alone (--force writes it anew)");
-            let outcome = Outcome { input, output, skipped: true, n_codebooks: None, n_frames: None };
-            return reporter.result(|| text, &outcome);
-        }
-        let (n_codebooks, n_frames) = export(job, format).with_context(|| input.clone())?;
-        let text = format!("{input} -> {output}: {n_frames} frames, {n_codebooks} codebooks");
-        let (n_codebooks, n_frames) = (Some(n_codebooks), Some(n_frames));
-        reporter.result(|| text, &Outcome { input, output, skipped: false, n_codebooks, n_frames })
-    }))
+    Ok(for_each(
+        &jobs,
+        |job| &job.input,
+        &reporter,
+        |job| {
+            let (input, output) = (job.input.to_string(), job.output.to_string());
+            if let Place::File(path) = &job.output
+                && path.exists()
+                && !args.force
+            {
+                let text = format!("{output}: is there already, left alone (--force writes it anew)");
+                let outcome = Outcome { input, output, skipped: true, n_codebooks: None, n_frames: None };
+                return reporter.result(|| text, &outcome);
+            }
+            let (n_codebooks, n_frames) = export(job, format).with_context(|| input.clone())?;
+            let text = format!("{input} -> {output}: {n_frames} frames, {n_codebooks} codebooks");
+            let (n_codebooks, n_frames) = (Some(n_codebooks), Some(n_frames));
+            reporter.result(|| text, &Outcome { input, output, skipped: false, n_codebooks, n_frames })
+        },
+    ))
 }
 
 fn format(args: &Args) -> Result<Format> {

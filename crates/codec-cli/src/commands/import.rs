@@ -9,26 +9,29 @@ use crate::report::Reporter;
 use crate::tokens::{TokenSink, open};
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioSpec, CodecInfo, Codes, Delays};
-use codec_io::exchange;
 use codec_io::exchange::dac::{Clip, DacFile};
 use codec_io::exchange::ecdc::EcdcReader;
+use codec_io::exchange::{self, TokenArrays};
 use codec_io::tokens::{EXTENSION, TokenHeader, Totals, WeightsHash};
 use serde::Serialize;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Turn files of other programs into token files, without decoding them.
 ///
-/// Reads `.ecdc` (EnCodec without its language model), `.dac` (Descript audio codec) and `.npy` (an array of
-/// codes, whose model --model names), told apart by their content. Pickles are parsed and never run.
+/// Reads `.ecdc` (EnCodec without its language model), `.dac` (Descript audio codec), `.npy` (an array of
+/// codes, whose model --model names), and the `.npz` and `.safetensors` of `codec export`, told apart by their
+/// content. Pickles are parsed and never run.
 /// docs/exchange.md tells what becomes of each field.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec import song.ecdc                       writes song.nac
   codec import old/ -o codes/                  a tree of files
   codec import song.dac -m dac_44khz --split   a file per window, in song/
-  codec import codes.npy -m neucodec           codes of one clip, of a codec that only decodes here")]
+  codec import codes.npy -m neucodec           codes of one clip, of a codec that only decodes here
+  codec import codes.npy -m mimi --channels 2  what --each-channel made, exported as npy
+  codec import speech.npz                      the token file that was exported")]
 pub(crate) struct Args {
     /// Files, folders, or `-`.
     #[arg(required = true)]
@@ -40,6 +43,10 @@ pub(crate) struct Args {
     /// that an .ecdc file names, or that has as many codebooks as a .dac file].
     #[arg(short, long, value_name = "NAME|PATH")]
     model: Option<String>,
+    /// Channels that were coded each by itself, for .npy files: row k * N + c is codebook k of channel c
+    /// [default: as many as make the rows all codebooks of the model].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    channels: Option<u16>,
     /// Write what is decoded apart to files of its own, in a folder named after the output: the windows of
     /// a .dac file.
     #[arg(long)]
@@ -49,6 +56,8 @@ pub(crate) struct Args {
     force: bool,
 }
 
+/// The family of which a .dac file holds codes.
+const DAC: &str = "dac";
 /// The head of a NumPy file has some hundred bytes.
 const HEAD_BYTES: u64 = 1 << 14;
 
@@ -72,48 +81,75 @@ struct Done {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
-    let kinds = Kinds { takes: &["ecdc", "dac", "npy"], makes: EXTENSION };
+    let kinds = Kinds { takes: &["ecdc", "dac", "npy", "npz", "safetensors"], makes: EXTENSION };
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
-    Ok(for_each(&jobs, &reporter, |job| {
-        let (input, output) = (job.input.to_string(), job.output.to_string());
-        if let Place::File(path) = &job.output
-            && path.exists()
-            && !args.force
-        {
-            let text = format!("{output}: is there already, left alone (--force writes it anew)");
-            return reporter.result(|| text, &Outcome { input, output, skipped: true, done: None });
-        }
-        let done = import(job, args, &reporter).with_context(|| input.clone())?;
-        let files = if done.n_files == 1 { String::new() } else { format!(", {} files", done.n_files) };
-        let text = format!(
-            "{input} -> {output}: {}, {} frames, {} codebooks{files}",
-            done.model, done.n_frames, done.n_codebooks
-        );
-        reporter.result(|| text, &Outcome { input, output, skipped: false, done: Some(done) })
-    }))
+    Ok(for_each(
+        &jobs,
+        |job| &job.input,
+        &reporter,
+        |job| {
+            let (input, output) = (job.input.to_string(), job.output.to_string());
+            if let Place::File(path) = &job.output
+                && path.exists()
+                && !args.force
+            {
+                let text = format!("{output}: is there already, left alone (--force writes it anew)");
+                return reporter.result(|| text, &Outcome { input, output, skipped: true, done: None });
+            }
+            let done = import(job, args, &reporter).with_context(|| input.clone())?;
+            let files = if done.n_files == 1 { String::new() } else { format!(", {} files", done.n_files) };
+            let text = format!(
+                "{input} -> {output}: {}, {} frames, {} codebooks{files}",
+                done.model, done.n_frames, done.n_codebooks
+            );
+            reporter.result(|| text, &Outcome { input, output, skipped: false, done: Some(done) })
+        },
+    ))
 }
 
 fn import(job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {
     let mut source = open(&job.input)?;
     let mut head = Vec::new();
-    source.by_ref().take(4).read_to_end(&mut head)?;
+    // Enough of a NumPy file to say what it holds.
+    source.by_ref().take(HEAD_BYTES).read_to_end(&mut head)?;
+    let whole = head.as_slice().chain(source);
+    if head.first() == Some(&0x93) && !exchange::holds_objects(&head) {
+        return import_npy(exchange::read_npy(whole)?, job, args, reporter);
+    }
+    if args.channels.is_some() {
+        bail!("--channels is for .npy files; this one says itself how many it has");
+    }
     match head.as_slice() {
-        b"ECDC" => import_ecdc(EcdcReader::new(head.as_slice().chain(source))?, &job.output, args, reporter),
-        [0x93, ..] => {
-            // Enough of a NumPy file to say what it holds.
-            source.by_ref().take(HEAD_BYTES).read_to_end(&mut head)?;
-            let whole = head.as_slice().chain(source);
-            match exchange::holds_objects(&head) {
-                true => import_dac(&DacFile::read(whole)?, &job.output, args, reporter),
-                false => import_npy(exchange::read_npy(whole)?, &job.output, args, reporter),
-            }
+        [b'E', b'C', b'D', b'C', ..] => import_ecdc(EcdcReader::new(whole)?, &job.output, args, reporter),
+        [b'P', b'K', 3, 4, ..] => import_arrays(&exchange::read_npz(whole)?, &job.output, args),
+        [0x93, ..] => import_dac(&DacFile::read(whole)?, job, args, reporter),
+        [_, _, _, _, _, _, _, _, b'{', ..] => {
+            import_arrays(&exchange::read_safetensors(whole)?, &job.output, args)
         }
-        _ => bail!("neither an .ecdc nor a .dac nor an .npy file"),
+        _ => bail!("neither an .ecdc nor a .dac nor an .npy, .npz or .safetensors file"),
     }
 }
 
-fn import_npy(rows: Vec<Vec<u32>>, output: &Place, args: &Args, reporter: &Reporter) -> Result<Done> {
+/// Writes the token file that was exported.
+fn import_arrays(arrays: &TokenArrays, output: &Place, args: &Args) -> Result<Done> {
+    let TokenArrays { header, totals, codes } = arrays;
+    if let Some(name) = args.model.as_deref().filter(|name| *name != header.model) {
+        bail!("the file says itself that {} made its codes, not {name}", header.model);
+    }
+    let mut sink = TokenSink::create(output, header.clone())?;
+    sink.push(codes)?;
+    sink.finish(*totals)?;
+    Ok(Done {
+        model: header.model.clone(),
+        n_codebooks: codes.n_codebooks(),
+        n_frames: codes.n_frames() as u64,
+        n_samples: totals.n_samples,
+        n_files: 1,
+    })
+}
+
+fn import_npy(rows: Vec<Vec<u32>>, job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {
     let Some(name) = args.model.as_deref() else {
         bail!("the file does not say which model made its codes; --model does");
     };
@@ -122,14 +158,52 @@ fn import_npy(rows: Vec<Vec<u32>>, output: &Place, args: &Args, reporter: &Repor
         bail!("{} has a factor for each segment beside its codes, and the file has none", info.model);
     }
     let n_codebooks = rows.len();
+    let info = of_channels(info, n_codebooks, job, args, reporter)?;
     let codes = Codes::new(info.layout.truncated(n_codebooks)?, rows)?;
     let n_frames = codes.n_frames() as u64;
     let n_samples = n_frames * u64::from(info.hop_length);
     let header = TokenHeader::new(&info, n_codebooks, weights, info.audio)?;
-    let mut sink = TokenSink::create(output, header)?;
+    let mut sink = TokenSink::create(&job.output, header)?;
     sink.push(&codes)?;
     sink.finish(Totals { n_samples, source_samples: n_samples })?;
     Ok(Done { model: info.model, n_codebooks, n_frames, n_samples, n_files: 1 })
+}
+
+/// The codec of an array with so many rows, which may be those of several channels.
+fn of_channels(
+    info: CodecInfo,
+    n_rows: usize,
+    job: &Job,
+    args: &Args,
+    reporter: &Reporter,
+) -> Result<CodecInfo> {
+    let n_all = info.layout.n_codebooks();
+    let derived = n_rows > n_all && n_rows.is_multiple_of(n_all) && info.audio.channels == 1;
+    let n_channels = match args.channels {
+        Some(n_channels) => n_channels,
+        None if derived => {
+            let n_channels = u16::try_from(n_rows / n_all)?;
+            reporter.note(&format!(
+                "{}: {n_rows} rows are taken for {n_channels} channels of {n_all} codebooks each",
+                job.input
+            ));
+            n_channels
+        }
+        None => info.audio.channels,
+    };
+    if n_channels == info.audio.channels {
+        if n_rows > n_all {
+            bail!(
+                "{n_rows} rows of codes, but {} has {n_all} codebooks; --channels tells several channels",
+                info.model
+            );
+        }
+        return Ok(info);
+    }
+    if !n_rows.is_multiple_of(n_channels.into()) {
+        bail!("{n_rows} rows of codes are not those of {n_channels} channels");
+    }
+    Ok(info.per_channel(n_channels)?)
 }
 
 fn import_ecdc(
@@ -159,7 +233,7 @@ fn import_ecdc(
     Ok(Done { model: info.model, n_codebooks: reader.n_codebooks(), n_frames, n_samples, n_files: 1 })
 }
 
-fn import_dac(file: &DacFile, output: &Place, args: &Args, reporter: &Reporter) -> Result<Done> {
+fn import_dac(file: &DacFile, job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {
     let likely = file.likely_model();
     let Some(name) = args.model.as_deref().or(likely) else {
         bail!(
@@ -167,7 +241,19 @@ fn import_dac(file: &DacFile, output: &Place, args: &Args, reporter: &Reporter) 
             file.n_codebooks()
         );
     };
+    if args.model.is_none() {
+        reporter.note(&format!(
+            "{}: {} codebooks are taken for those of {name} (--model names another)",
+            job.input,
+            file.n_codebooks()
+        ));
+    }
     let (model, weights) = identify(args.model.as_deref(), name, None, reporter)?;
+    let is_dac = model.family == DAC
+        && model.layout.codebooks().iter().all(|c| (c.size, c.stride) == (DacFile::CODEBOOK_SIZE, 1));
+    if !is_dac {
+        bail!("the Descript audio codec made its codes, which are not those of {}", model.model);
+    }
     let clips = file.clips(&model)?;
     // Every channel was coded by itself.
     let info = model.per_channel(u16::try_from(file.n_channels())?)?;
@@ -187,7 +273,7 @@ fn import_dac(file: &DacFile, output: &Place, args: &Args, reporter: &Reporter) 
         sink.push(&clip.codes)?;
         sink.finish(Totals { n_samples: clip.n_samples, source_samples })
     };
-    match (clips.as_slice(), output, args.split) {
+    match (clips.as_slice(), &job.output, args.split) {
         ([clip], place, false) => write(0, clip, place)?,
         (_, _, false) => {
             bail!("{} windows that are decoded apart; --split writes each to a file of its own", clips.len())
@@ -217,7 +303,10 @@ fn identify(
     reporter: &Reporter,
 ) -> Result<(CodecInfo, WeightsHash)> {
     let name = named.unwrap_or(otherwise);
-    if Path::new(name).exists() || codec_models::is_here(name)? {
+    if name.is_empty() {
+        bail!("--model: no name is given");
+    }
+    if codec_models::as_path(name).is_some() || codec_models::is_here(name)? {
         let model = ModelArgs { model: Some(name.to_owned()), device: DeviceKind::Cpu }.load()?;
         return Ok((model.codec.info().clone(), model.sha256.into()));
     }
@@ -228,6 +317,10 @@ fn identify(
         return Ok((info.clone(), WeightsHash::UNKNOWN));
     }
     let card = codec_models::card(name)?;
+    // What a card does not say: segments and their scales.
+    if let Ok(info) = exchange::ecdc::info(&card.name) {
+        return Ok((info, WeightsHash::UNKNOWN));
+    }
     let info = CodecInfo {
         model: card.name.clone(),
         // A card has the name of its family in the registry.

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 /// its rates and delays.
 ///
 /// The entropy of a codebook is that of its histogram: an ideal coder without context would need
-/// so many bits per code. Delays are those in the middle of a stream, computing time apart.
+/// so many bits per code. Delays are those in the middle of a stream and, where they are longer, at its
+/// start, computing time apart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec info speech.nac
@@ -49,7 +50,7 @@ struct OfModel {
     delays: Waits,
 }
 
-/// [`codec_core::Delays`] with the delay in seconds.
+/// [`codec_core::Delays`] with the delays in seconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Waits {
     /// Whether there is an encoder.
@@ -61,34 +62,59 @@ struct Waits {
     /// Samples; none where either of them waits.
     algorithmic_delay: Option<u32>,
     delay_seconds: Option<f64>,
+    /// Samples that the first frame waits for after its own.
+    start_lookahead: Option<u32>,
+    /// Frames that the first frame's samples wait for.
+    start_decoder_lookahead: Option<u32>,
+    /// Samples until the first one can be decoded.
+    start_delay: Option<u32>,
+    start_delay_seconds: Option<f64>,
 }
 
 impl Waits {
     fn of(codec: &dyn Codec) -> Self {
         let info = codec.info();
-        let codec_core::Delays { lookahead, decoder_lookahead, algorithmic_delay } = info.delays;
-        let (encodes, delay_seconds) = (codec.encodes(), info.delay_seconds());
-        Self { encodes, lookahead, decoder_lookahead, algorithmic_delay, delay_seconds }
+        let delays = info.delays;
+        Self {
+            encodes: codec.encodes(),
+            lookahead: delays.lookahead,
+            decoder_lookahead: delays.decoder_lookahead,
+            algorithmic_delay: delays.algorithmic_delay,
+            delay_seconds: info.delay_seconds(),
+            start_lookahead: delays.start_lookahead,
+            start_decoder_lookahead: delays.start_decoder_lookahead,
+            start_delay: delays.start_delay,
+            start_delay_seconds: info.start_delay_seconds(),
+        }
     }
 
-    /// Lines of a description: name and value.
-    fn lines(&self) -> [(&'static str, String); 2] {
-        let steps =
+    /// Lines of a description: name and value. Those of the start are there when it waits longer.
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        let of =
             |n: Option<u32>, unit| n.map_or_else(|| "the whole clip".to_owned(), |n| format!("{n} {unit}"));
-        let decoder = steps(self.decoder_lookahead, "frames");
+        let lookahead = |samples: Option<u32>, frames: Option<u32>| {
+            let decoder = format!("decoder {}", of(frames, "frames"));
+            if self.encodes { format!("encoder {}, {decoder}", of(samples, "samples")) } else { decoder }
+        };
+        let delay = |samples: Option<u32>, seconds: Option<f64>| {
+            let seconds = seconds.map_or_else(String::new, |seconds| format!(", {:.1} ms", seconds * 1000.0));
+            of(samples, "samples") + &seconds
+        };
+        let mut lines = vec![("lookahead", lookahead(self.lookahead, self.decoder_lookahead))];
+        let starts_late =
+            self.start_lookahead > self.lookahead || self.start_decoder_lookahead > self.decoder_lookahead;
+        if starts_late {
+            lines.push(("at a start", lookahead(self.start_lookahead, self.start_decoder_lookahead)));
+        }
         if !self.encodes {
-            return [
-                ("lookahead", format!("decoder {decoder}")),
-                ("delay", "none: it only decodes".to_owned()),
-            ];
+            lines.push(("delay", "none: it only decodes".to_owned()));
+            return lines;
         }
-        let encoder = steps(self.lookahead, "samples");
-        let lookahead = format!("encoder {encoder}, decoder {decoder}");
-        let mut delay = steps(self.algorithmic_delay, "samples");
-        if let Some(seconds) = self.delay_seconds {
-            delay += &format!(", {:.1} ms", seconds * 1000.0);
+        lines.push(("delay", delay(self.algorithmic_delay, self.delay_seconds)));
+        if self.start_delay > self.algorithmic_delay {
+            lines.push(("at a start", delay(self.start_delay, self.start_delay_seconds)));
         }
-        [("lookahead", lookahead), ("delay", delay)]
+        lines
     }
 }
 
@@ -151,10 +177,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let places = inputs::list(&args.inputs, &[tokens::EXTENSION])?;
-    Ok(for_each(&places, &reporter, |place| {
-        let outcome = inspect(place, model.as_ref()).with_context(|| place.to_string())?;
-        reporter.result(|| describe(&outcome), &outcome)
-    }))
+    Ok(for_each(
+        &places,
+        |place| place,
+        &reporter,
+        |place| {
+            let outcome = inspect(place, model.as_ref()).with_context(|| place.to_string())?;
+            reporter.result(|| describe(&outcome), &outcome)
+        },
+    ))
 }
 
 fn of_model(model: &Model) -> Result<OfModel> {

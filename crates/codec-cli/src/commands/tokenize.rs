@@ -5,11 +5,11 @@ use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
 use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs};
 use crate::report::Reporter;
 use crate::source::Source;
-use crate::tokens::TokenSink;
+use crate::tokens::{TokenSink, open};
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, bail};
 use codec_core::{Codec, Codes};
-use codec_io::tokens::{EXTENSION, TokenHeader, Totals};
+use codec_io::tokens::{EXTENSION, TokenHeader, TokenReader, Totals};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +17,8 @@ use std::process::ExitCode;
 /// Turn audio into token files.
 ///
 /// Takes files of any audio format, folders (searched recursively), or `-` for stdin.
-/// A finished output is left alone, so that a run that was interrupted can be run again.
+/// A finished output is left alone, so that a run that was interrupted can be run again; one that another model
+/// or another number of codebooks made counts as failed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec tokenize speech.mp3                          writes speech.nac
@@ -62,17 +63,46 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
     model.expect_encoder()?;
-    Ok(for_each(&jobs, &reporter, |job| {
-        if !args.force && is_there(&job.output) {
-            return skip::<Done>(job, &reporter);
-        }
-        let done = tokenize(job, args, &model, &reporter)?;
-        let text = format!(
-            "{} -> {}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
-            job.input, job.output, done.seconds, done.n_frames, done.n_codebooks, done.kbps
-        );
-        reporter.result(|| text, &Outcome::done(job, done))
-    }))
+    Ok(for_each(
+        &jobs,
+        |job| &job.input,
+        &reporter,
+        |job| {
+            if !args.force && is_there(&job.output) {
+                check_same(job, args, &model)?;
+                return skip::<Done>(job, &reporter);
+            }
+            let done = tokenize(job, args, &model, &reporter)?;
+            let text = format!(
+                "{} -> {}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
+                job.input, job.output, done.seconds, done.n_frames, done.n_codebooks, done.kbps
+            );
+            reporter.result(|| text, &Outcome::done(job, done))
+        },
+    ))
+}
+
+/// Fails unless the output that is there is what was asked for, as far as its header tells.
+fn check_same(job: &Job, args: &Args, model: &Model) -> Result<()> {
+    let output = &job.output;
+    let header = TokenReader::new(open(output)?).map(|reader| reader.header().clone());
+    let header = header.with_context(|| format!("{output}: is there already, --force writes it anew"))?;
+    let wanted = model.codec.info();
+    let difference = if header.model != wanted.model {
+        Some(format!("{} made it, not {}", header.model, wanted.model))
+    } else if header.check_weights(&model.sha256).is_err() {
+        Some(format!("other weights of {} made it", header.model))
+    } else {
+        let channels = args.channels.spec(model, header.source).channels;
+        let codec = model.for_channels(channels)?;
+        let n_codebooks = args.rate.n_codebooks(codec.info(), model.n_streams(codec.as_ref()))?;
+        let has = header.layout.n_codebooks();
+        (has != n_codebooks).then(|| format!("it has {has} codebooks, not {n_codebooks}"))
+    };
+    match difference {
+        Some(difference) => bail!("{output}: is there already, but {difference}; --force writes it anew"),
+        None => Ok(()),
+    }
 }
 
 fn tokenize(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Result<Done> {

@@ -3,9 +3,9 @@
 use super::for_each;
 use crate::Global;
 use crate::inputs::{self, Place};
-use crate::report::Reporter;
+use crate::report::{Reported, Reporter};
 use crate::tokens::open;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use codec_io::tokens;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ struct Outcome {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let places = inputs::list(&args.inputs, &[tokens::EXTENSION])?;
     let reporter = Reporter::new(global, false);
-    Ok(for_each(&places, &reporter, |place| verify(place, &reporter)))
+    Ok(for_each(&places, |place| place, &reporter, |place| verify(place, &reporter)))
 }
 
 fn verify(place: &Place, reporter: &Reporter) -> Result<()> {
@@ -61,7 +61,8 @@ fn verify(place: &Place, reporter: &Reporter) -> Result<()> {
         format!("{}: {state}, {} packets, {} frames", outcome.input, outcome.n_packets, outcome.n_frames);
     reporter.result(|| text, &outcome)?;
     if !outcome.intact {
-        bail!("{}: {} fault(s), {} frames lost", outcome.input, outcome.n_faults, outcome.n_frames_lost);
+        let Outcome { input, n_faults, n_frames_lost, .. } = outcome;
+        return Err(Reported(format!("{input}: {n_faults} fault(s), {n_frames_lost} frames lost")).into());
     }
     Ok(())
 }

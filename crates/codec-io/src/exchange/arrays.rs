@@ -25,6 +25,8 @@ pub(super) struct Numbers<'a> {
     kind: u8,
     size: usize,
     big_endian: bool,
+    /// Whether the first index counts fastest.
+    pub(super) column_major: bool,
     bytes: &'a [u8],
 }
 
@@ -85,16 +87,25 @@ pub(super) fn numbers<'a>(format: &'static str, bytes: &'a [u8]) -> Result<Numbe
     let dims = shape.split(',').map(str::trim).filter(|dim| !dim.is_empty()).map(str::parse);
     let shape: Vec<usize> =
         dims.collect::<std::result::Result<_, _>>().map_err(|_| bad("it has no shape", 0))?;
-    if has(text.as_bytes(), b"'fortran_order': True") && shape.len() > 1 {
-        let what = "an array in column-major order (numpy.ascontiguousarray makes it row-major)".to_owned();
-        return Err(Error::Unsupported { format, what, offset: 0 });
-    }
+    let column_major = has(text.as_bytes(), b"'fortran_order': True");
     let (size, bytes) = (usize::from(digit - b'0'), &bytes[start..]);
     let n_elements = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim));
     if shape.len() > MAX_RANK || n_elements.and_then(|n| n.checked_mul(size)) != Some(bytes.len()) {
         return Err(bad("its length is not that of its shape", start));
     }
-    Ok(Numbers { shape, kind, size, big_endian: order == b'>', bytes })
+    Ok(Numbers { shape, kind, size, big_endian: order == b'>', column_major, bytes })
+}
+
+/// The text that a NumPy file of no dimensions holds: 32 bits each letter.
+pub(super) fn text(format: &'static str, bytes: &[u8]) -> Result<String> {
+    let bad = |what| Error::Format { format, what, offset: 0 };
+    let (head, start) = head(format, bytes)?;
+    let is_text = has(head, b"'descr': '<U") && has(head, b"'shape': ()");
+    let (letters, []) = bytes[start..].as_chunks::<4>() else { return Err(bad("its text is not whole")) };
+    let letters = letters.iter().map(|letter| char::from_u32(u32::from_le_bytes(*letter)));
+    let text = letters.collect::<Option<String>>().filter(|_| is_text);
+    // NumPy fills a text up with zeros.
+    text.map(|text| text.trim_end_matches('\0').to_owned()).ok_or(bad("it holds no text"))
 }
 
 impl<'a, 'h> Array<'a, 'h> {
@@ -129,6 +140,7 @@ impl<'a, 'h> Array<'a, 'h> {
                     kind: *kind,
                     size,
                     big_endian,
+                    column_major: false,
                     bytes,
                 }))
             }

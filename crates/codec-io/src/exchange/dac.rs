@@ -25,8 +25,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 const FORMAT: &str = "dac";
-/// A day of audio takes some 150 MB.
-const MAX_BYTES: u64 = 256 << 20;
 /// The version of the format that the package reads and writes.
 const VERSION: &str = "1.0.0";
 /// Samples that the first and the last layer take from each end, and the layers of a residual unit.
@@ -86,13 +84,7 @@ impl DacFile {
     /// [`Error::Format`] when it is none, [`Error::Pickle`] when its pickle names what it should not,
     /// [`Error::Unsupported`] for another version, [`Error::Limit`], [`Error::Io`].
     pub fn read(source: impl Read) -> Result<Self> {
-        let mut bytes = Vec::new();
-        let read = source.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-        read.map_err(|source| Error::Io { what: "reading codes", offset: bytes.len() as u64, source })?;
-        if bytes.len() as u64 > MAX_BYTES {
-            let (what, actual) = ("bytes of a dac file", bytes.len() as u64);
-            return Err(Error::Limit { what, limit: MAX_BYTES, actual });
-        }
+        let bytes = super::read_whole(source, "bytes of a dac file")?;
         let start = arrays::object_start(FORMAT, &bytes)?;
         let mut heap = Heap::default();
         let (value, _) = codec_pickle::run(&bytes, start, &arrays::allows, &mut heap)?;
@@ -157,6 +149,9 @@ impl DacFile {
     pub fn n_codebooks(&self) -> usize {
         self.codes.first().map_or(0, Vec::len)
     }
+
+    /// Entries of a codebook of every published model.
+    pub const CODEBOOK_SIZE: u32 = 1024;
 
     /// The model that made the codes, if the number of its codebooks gives it away.
     pub fn likely_model(&self) -> Option<&'static str> {

@@ -4,18 +4,17 @@
 //! numpy/lib/format.py, version 1.0 of the format.
 
 use super::arrays::{self, MAGIC};
+use super::metadata::{Metadata, TokenArrays};
 use crate::error::{Error, Result};
 use crate::tokens::{TokenHeader, Totals};
 use codec_core::Codes;
-use std::io::{Read, Seek, Write};
+use std::io::{Cursor, Read, Seek, Write};
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 const FORMAT: &str = "npy";
 /// The head of a NumPy file is filled up to a multiple of this.
 const ALIGNMENT: usize = 64;
-/// A day of codes takes some 150 MB.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// Whether the bytes are a NumPy file that holds Python objects, as `.dac` files do.
 pub fn holds_objects(bytes: &[u8]) -> bool {
@@ -26,18 +25,23 @@ pub fn holds_objects(bytes: &[u8]) -> bool {
 /// codebook, or either with dimensions of one before them, as models give the codes of one clip.
 ///
 /// # Errors
-/// [`Error::Format`] when it is no such array or a code is negative or beyond 32 bits, [`Error::Unsupported`]
-/// for an array in column-major order, [`Error::Limit`], [`Error::Io`].
+/// [`Error::Format`] when it is no such array or a code is negative or beyond 32 bits, [`Error::Limit`],
+/// [`Error::Io`].
 pub fn read_npy(source: impl Read) -> Result<Vec<Vec<u32>>> {
-    let mut bytes = Vec::new();
-    let read = source.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|source| Error::Io { what: "reading codes", offset: bytes.len() as u64, source })?;
-    if bytes.len() as u64 > MAX_BYTES {
-        let (what, actual) = ("bytes of an npy file", bytes.len() as u64);
-        return Err(Error::Limit { what, limit: MAX_BYTES, actual });
+    let bytes = super::read_whole(source, "bytes of an npy file")?;
+    let rows = rows_of(&bytes)?;
+    let is_empty = rows.first().is_none_or(Vec::is_empty);
+    if is_empty {
+        Err(Error::Format { format: FORMAT, what: "it holds no codes", offset: 0 })
+    } else {
+        Ok(rows)
     }
+}
+
+/// The codes in a NumPy file, one row per codebook.
+fn rows_of(bytes: &[u8]) -> Result<Vec<Vec<u32>>> {
     let bad = |what| Error::Format { format: FORMAT, what, offset: 0 };
-    let numbers = arrays::numbers(FORMAT, &bytes)?;
+    let numbers = arrays::numbers(FORMAT, bytes)?;
     let mut dims = numbers.shape.as_slice();
     while let [1, rest @ ..] = dims
         && rest.len() > 1
@@ -49,11 +53,60 @@ pub fn read_npy(source: impl Read) -> Result<Vec<Vec<u32>>> {
         [n_codebooks, n_frames] => (n_codebooks, n_frames),
         _ => return Err(bad("its shape is not that of the codes of one clip")),
     };
-    if n_rows == 0 || n_columns == 0 {
-        return Err(bad("it holds no codes"));
-    }
     let codes = numbers.integers().ok_or(bad("not all of its numbers are codes"))?;
-    Ok(codes.chunks_exact(n_columns).map(<[u32]>::to_vec).collect())
+    if numbers.column_major && n_rows > 0 {
+        let row = |row_idx: usize| codes.iter().skip(row_idx).step_by(n_rows).copied().collect();
+        return Ok((0..n_rows).map(row).collect());
+    }
+    Ok(rows(&codes, n_rows, n_columns))
+}
+
+/// The rows of an array, which may have no columns.
+pub(super) fn rows(values: &[u32], n_rows: usize, n_columns: usize) -> Vec<Vec<u32>> {
+    if n_columns == 0 {
+        // No layout has so many codebooks that more rows than these are needed to refuse them.
+        return vec![Vec::new(); n_rows.min(codec_core::codes::MAX_CODEBOOKS + 1)];
+    }
+    values.chunks_exact(n_columns).map(<[u32]>::to_vec).collect()
+}
+
+/// Reads what [`write_npz`] wrote, or NumPy from the same arrays, uncompressed.
+///
+/// # Errors
+/// [`Error::Format`] when it is no such file, [`Error::Core`] when its codes do not fit what it says of them,
+/// [`Error::Limit`], [`Error::Io`].
+pub fn read_npz(source: impl Read) -> Result<TokenArrays> {
+    const FORMAT: &str = "npz";
+    let bytes = super::read_whole(source, "bytes of an npz file")?;
+    let bad = |what| Error::Format { format: FORMAT, what, offset: 0 };
+    let mut archive =
+        ZipArchive::new(Cursor::new(bytes.as_slice())).map_err(|_| bad("it is no whole archive"))?;
+    let mut member = |name: String| -> Result<Option<Vec<u8>>> {
+        let Some(index) = archive.index_for_name(&format!("{name}.npy")) else { return Ok(None) };
+        let mut member =
+            archive.by_index(index).map_err(|_| bad("a member of the archive cannot be read"))?;
+        let mut array = Vec::new();
+        // Nothing is compressed, so no member is longer than the archive.
+        let read = member.by_ref().take(bytes.len() as u64).read_to_end(&mut array);
+        read.map_err(|_| bad("a member of the archive is damaged"))?;
+        Ok(Some(array))
+    };
+    let text = member("metadata".to_owned())?.map(|array| arrays::text(FORMAT, &array)).transpose()?;
+    let metadata = text.and_then(|text| serde_json::from_str::<Metadata>(&text).ok());
+    let metadata = metadata.ok_or(bad("it does not say what `codec export` puts beside codes"))?;
+    let mut rows = Vec::new();
+    if let Some(array) = member("codes".to_owned())? {
+        rows = rows_of(&array)?;
+    } else {
+        while let Some(array) = member(format!("codes_{}", rows.len()))? {
+            rows.append(&mut rows_of(&array)?);
+        }
+    }
+    let scales = match member("scales".to_owned())? {
+        Some(array) => arrays::numbers(FORMAT, &array)?.floats().ok_or(bad("its scales are no floats"))?,
+        None => Vec::new(),
+    };
+    metadata.with_codes(FORMAT, rows, scales)
 }
 
 /// Writes the codes as one array, `[n_codebooks, n_frames]`, of the smallest unsigned type that holds
@@ -78,6 +131,7 @@ pub fn write_npy(mut sink: impl Write, codes: &Codes) -> Result<()> {
 /// # Errors
 /// [`Error::Io`].
 pub fn write_npz(sink: impl Write + Seek, header: &TokenHeader, totals: Totals, codes: &Codes) -> Result<()> {
+    let failed = |source: std::io::Error| Error::Io { what: "writing codes", offset: 0, source };
     let mut members = Vec::new();
     let strides: Vec<u32> = codes.layout().codebooks().iter().map(|codebook| codebook.stride).collect();
     if strides.windows(2).all(|pair| pair[0] == pair[1]) {
@@ -92,22 +146,18 @@ pub fn write_npz(sink: impl Write + Seek, header: &TokenHeader, totals: Totals, 
         members
             .push(("scales.npy".to_owned(), with_head("<f4", &format!("({},)", codes.scales().len()), data)));
     }
-    let metadata: Vec<char> = super::safetensors::metadata(header, totals).to_string().chars().collect();
+    let metadata = serde_json::to_string(&Metadata::new(header, totals));
+    let metadata: Vec<char> = metadata.map_err(|e| failed(e.into()))?.chars().collect();
     let data = metadata.iter().flat_map(|&letter| u32::from(letter).to_le_bytes());
     members.push(("metadata.npy".to_owned(), with_head(&format!("<U{}", metadata.len()), "()", data)));
 
     let mut archive = ZipWriter::new(sink);
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-    let failed = |e: zip::result::ZipError| Error::Io {
-        what: "writing codes",
-        offset: 0,
-        source: std::io::Error::other(e),
-    };
     for (name, bytes) in members {
-        archive.start_file(name.as_str(), options).map_err(failed)?;
-        archive.write_all(&bytes).map_err(|source| Error::Io { what: "writing codes", offset: 0, source })?;
+        archive.start_file(name.as_str(), options).map_err(|e| failed(std::io::Error::other(e)))?;
+        archive.write_all(&bytes).map_err(failed)?;
     }
-    archive.finish().map_err(failed)?;
+    archive.finish().map_err(|e| failed(std::io::Error::other(e)))?;
     Ok(())
 }
 
@@ -189,7 +239,11 @@ mod tests {
         }
         let text = String::from_utf8_lossy(&npy("|u1", "(2, 1)", &[1, 2])).replace("False", "True ");
         let bytes: Vec<u8> = text.chars().map(|c| if c == '\u{fffd}' { 0x93 } else { c as u8 }).collect();
-        assert!(matches!(read_npy(bytes.as_slice()), Err(Error::Unsupported { .. })));
+        assert_eq!(read_npy(bytes.as_slice()).unwrap(), [[1], [2]]);
+        let file = npy("|u1", "(1, 2, 3)", &[1, 4, 2, 5, 3, 6]);
+        let text = String::from_utf8_lossy(&file).replace("False", "True ");
+        let bytes: Vec<u8> = text.chars().map(|c| if c == '\u{fffd}' { 0x93 } else { c as u8 }).collect();
+        assert_eq!(read_npy(bytes.as_slice()).unwrap(), [[1, 2, 3], [4, 5, 6]]);
     }
 
     proptest! {

@@ -27,7 +27,8 @@ use codec_core::quantizer::Distance;
 use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "bigcodec", recognizes, load, networks: Some(networks) };
+pub(super) const FAMILY: Family =
+    Family { name: "bigcodec", recognizes, signs: &[], load, networks: Some(networks) };
 
 /// The rate is that of the code, not of a configuration.
 const SAMPLE_RATE: u32 = 16_000;

@@ -27,7 +27,16 @@ use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "dac", recognizes, load, networks: Some(networks) };
+pub(super) const FAMILY: Family = Family {
+    name: "dac",
+    recognizes,
+    signs: &[
+        &["encoder.conv1.bias", "quantizer.quantizers.0.codebook.weight"],
+        &["encoder.block.0.bias", "quantizer.quantizers.0.codebook.weight"],
+    ],
+    load,
+    networks: Some(networks),
+};
 
 fn recognizes(checkpoint: &Checkpoint) -> bool {
     match checkpoint.config() {

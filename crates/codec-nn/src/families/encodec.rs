@@ -29,7 +29,13 @@ use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays, Segment};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "encodec", recognizes, load, networks: Some(networks) };
+pub(super) const FAMILY: Family = Family {
+    name: "encodec",
+    recognizes,
+    signs: &[&["encoder.layers.0.conv.bias", "quantizer.layers.0.codebook.embed"]],
+    load,
+    networks: Some(networks),
+};
 
 /// Buffers of training: how often each entry was used, and whether there are any.
 const IGNORED: [&str; 3] = ["cluster_size", "embed_avg", "inited"];

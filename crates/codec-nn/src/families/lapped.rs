@@ -27,7 +27,13 @@ use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "lapped", recognizes, load, networks: Some(networks) };
+pub(super) const FAMILY: Family = Family {
+    name: "lapped",
+    recognizes,
+    signs: &[&["encoder.embed.weight", "quantizer.0.codebook"]],
+    load,
+    networks: Some(networks),
+};
 
 const NORM_EPSILON: f32 = 1e-6;
 /// Below this magnitude, -60 dB, the root of a transform's value goes over into a line.

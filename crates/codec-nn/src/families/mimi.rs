@@ -36,7 +36,8 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "mimi", recognizes, load, networks: Some(networks) };
+pub(super) const FAMILY: Family =
+    Family { name: "mimi", recognizes, signs: &[], load, networks: Some(networks) };
 
 /// A flag of training: whether a codebook has been filled.
 const IGNORED: [&str; 1] = ["initialized"];

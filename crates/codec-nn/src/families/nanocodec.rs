@@ -27,7 +27,7 @@ use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "nanocodec", recognizes, load, networks: None };
+pub(super) const FAMILY: Family = Family { name: "nanocodec", recognizes, signs: &[], load, networks: None };
 
 /// PyTorch's default, which the reference leaves in place.
 const LEAKY_SLOPE: f32 = 0.01;

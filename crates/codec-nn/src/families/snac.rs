@@ -25,7 +25,13 @@ use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "snac", recognizes, load, networks: Some(networks) };
+pub(super) const FAMILY: Family = Family {
+    name: "snac",
+    recognizes,
+    signs: &[&["encoder.block.0.bias", "quantizer.quantizers.0.codebook.weight"]],
+    load,
+    networks: Some(networks),
+};
 
 /// Longest window of the attention and largest stride of a codebook, in frames.
 const MAX_FRAMES: usize = 512;

@@ -28,7 +28,8 @@ use codec_core::quantizer::{Quantizer, Rvq};
 use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "soundstream", recognizes, load, networks: None };
+pub(super) const FAMILY: Family =
+    Family { name: "soundstream", recognizes, signs: &[], load, networks: None };
 
 const ENCODER: &str = "soundstream_encoder.tflite";
 const QUANTIZER: &str = "quantizer.tflite";

@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 /// See the module.
 pub(super) const FAMILY: Family =
-    Family { name: "speechtokenizer", recognizes, load, networks: Some(networks) };
+    Family { name: "speechtokenizer", recognizes, signs: &[], load, networks: Some(networks) };
 
 /// Buffers of training: how often each entry was used, and whether there are any.
 const IGNORED: [&str; 3] = ["cluster_size", "embed_avg", "inited"];

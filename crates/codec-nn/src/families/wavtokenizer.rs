@@ -23,7 +23,8 @@ use candle_core::Device;
 use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays};
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "wavtokenizer", recognizes, load, networks: Some(networks) };
+pub(super) const FAMILY: Family =
+    Family { name: "wavtokenizer", recognizes, signs: &[], load, networks: Some(networks) };
 
 /// The rate is that of the code, not of a configuration.
 const SAMPLE_RATE: u32 = 24_000;

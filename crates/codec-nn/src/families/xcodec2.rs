@@ -33,7 +33,7 @@ use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
 /// See the module.
-pub(super) const FAMILY: Family = Family { name: "xcodec2", recognizes, load, networks: None };
+pub(super) const FAMILY: Family = Family { name: "xcodec2", recognizes, signs: &[], load, networks: None };
 
 /// Of all models.
 const FRAME_RATE: u32 = 50;

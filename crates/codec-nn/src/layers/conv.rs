@@ -245,7 +245,8 @@ impl Layer for Conv1d {
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         let Geometry { stride, .. } = self.geometry;
         let last = output_idx.saturating_mul(stride as u64).saturating_add(self.geometry.span() as u64 - 1);
-        Some(last.saturating_sub(self.padding.left as u64))
+        // A mirrored start has to be there before anything comes.
+        Some(last.saturating_sub(self.padding.left as u64).max(self.n_needed().saturating_sub(1) as u64))
     }
 
     fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {

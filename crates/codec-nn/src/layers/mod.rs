@@ -140,11 +140,10 @@ pub trait Layer: Debug + Send + Sync + 'static {
     /// another type than `f32` on the CPU, and what the tensor library fails with. The stream is then lost.
     fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk>;
 
-    /// The last step of input that step `output_idx` of the output waits for, in the middle of a stream;
-    /// `None` when it waits for the end mark.
+    /// The last step of input that has to come before a stream gives step `output_idx` of the output; `None`
+    /// when it waits for the end mark.
     ///
-    /// Where a stream starts it may wait longer: a padding may mirror later steps. What is given here is
-    /// right for a layer that answers every step at once.
+    /// What is given here is right for a layer that answers every step at once.
     fn last_input(&self, output_idx: u64) -> Option<u64> {
         Some(output_idx)
     }

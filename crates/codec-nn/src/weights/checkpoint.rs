@@ -1,7 +1,7 @@
 //! What lies at a path: weights with their configuration, or the parts of a TFLite codec.
 
 use super::source::Source;
-use super::{Dtype, Entry, Weights, nemo, torch};
+use super::{Dtype, Entry, Survey, Weights, nemo, torch};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -37,12 +37,25 @@ const WORTH_A_THREAD: usize = 1 << 20;
 pub struct Checkpoint {
     path: PathBuf,
     config: Option<String>,
+    /// Where the configuration was found.
+    config_place: ConfigPlace,
     metadata: Option<String>,
     /// Kinds of its weights files.
     formats: BTreeSet<&'static str>,
     weights: Option<Weights>,
     parts: BTreeMap<String, Arc<Vec<u8>>>,
     digests: Digests,
+}
+
+/// Where the configuration of a checkpoint was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConfigPlace {
+    /// In a weights file, or the caller gave it.
+    Inside,
+    /// In a file of the checkpoint.
+    File,
+    /// In a file beside the weights file that was asked for, which need not belong to it.
+    Beside,
 }
 
 type ByName = BTreeMap<String, [u8; 32]>;
@@ -103,7 +116,12 @@ impl Checkpoint {
             return Self::open_dir(path, device);
         }
         let config = read_config(path.parent().unwrap_or(Path::new("")))?;
-        Self::from_files(path, vec![path.to_owned()], config, device)
+        let checkpoint = Self::from_files(path, vec![path.to_owned()], config, device)?;
+        let config_place = match checkpoint.config_place {
+            ConfigPlace::File => ConfigPlace::Beside,
+            place => place,
+        };
+        Ok(Self { config_place, ..checkpoint })
     }
 
     /// Opens exactly these files: weights in one or more files, with or without a `config.json`, or
@@ -137,6 +155,7 @@ impl Checkpoint {
         Ok(Self {
             path: PathBuf::new(),
             config: tensors.config,
+            config_place: ConfigPlace::Inside,
             metadata: tensors.metadata,
             formats: BTreeSet::from([tensors.format]),
             weights: Some(Weights::new(without_wrapper(tensors.entries), device)),
@@ -150,6 +169,7 @@ impl Checkpoint {
         Self {
             path: PathBuf::new(),
             config: Some(config.into()),
+            config_place: ConfigPlace::Inside,
             metadata: None,
             formats: BTreeSet::new(),
             weights: Some(Weights::new(BTreeMap::new(), device)),
@@ -163,6 +183,37 @@ impl Checkpoint {
     pub fn trained(mut self, variables: &super::Variables) -> Self {
         self.weights = self.weights.map(|weights| weights.trained(variables));
         self
+    }
+
+    /// The same checkpoint, of which a model may ask for tensors that it lacks; the survey says what it did.
+    pub(crate) fn surveyed(&self) -> (Self, Survey) {
+        let survey = Survey::default();
+        let surveyed = |weights: Weights| Weights { survey: Some(survey.clone()), ..weights };
+        (Self { weights: self.weights.clone().map(surveyed), ..self.clone() }, survey)
+    }
+
+    /// The tensors and what their files say of them, without a configuration.
+    pub(crate) fn without_config(&self) -> Self {
+        Self { config: None, config_place: ConfigPlace::Inside, ..self.clone() }
+    }
+
+    /// Where it lies; empty for bytes.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the configuration lies beside the file that was asked for and need not belong to it.
+    pub(crate) fn has_config_beside(&self) -> bool {
+        self.config.is_some() && self.config_place == ConfigPlace::Beside
+    }
+
+    /// Fails when the configuration was read from a file that is no JSON.
+    pub(crate) fn check_config(&self) -> Result<()> {
+        let Some(config) = self.config.as_deref().filter(|_| self.config_place != ConfigPlace::Inside) else {
+            return Ok(());
+        };
+        let parsed = serde_json::from_str::<serde::de::IgnoredAny>(config);
+        parsed.map(drop).map_err(|error| Error::config(CONFIG, error.to_string()))
     }
 
     /// The configuration, as JSON.
@@ -225,6 +276,11 @@ impl Checkpoint {
 
     /// The error that says what was found.
     pub(crate) fn unrecognized(&self) -> Error {
+        self.unrecognized_but("no family here has such tensors")
+    }
+
+    /// The same with what follows from it.
+    pub(crate) fn unrecognized_but(&self, conclusion: &str) -> Error {
         let Some(weights) = &self.weights else {
             let names: Vec<_> = self.parts.keys().map(String::as_str).collect();
             let found = format!("the TFLite files {}", names.join(", "));
@@ -246,7 +302,7 @@ impl Checkpoint {
         let keys: Vec<_> = keys.into_iter().flatten().map(|(key, _)| key).take(N_NAMES_SHOWN).collect();
         let beside = if keys.is_empty() { String::new() } else { format!(", beside {}", keys.join(", ")) };
         let found = format!(
-            "{} with {n_tensors} tensors ({}{more}){beside}, and {config}; no family here has such tensors",
+            "{} with {n_tensors} tensors ({}{more}){beside}, and {config}; {conclusion}",
             formats.join(" and "),
             first.join(", ")
         );
@@ -270,7 +326,13 @@ impl Checkpoint {
         let parts = with(&["tflite"]);
         match with(&WEIGHTS_EXTENSIONS).as_slice() {
             [] if parts.is_empty() => {
-                let found = format!("a directory of {} files, none of them weights", names.len());
+                let found = match n_folders(path)? {
+                    0 => format!("a directory of {} files, none of them weights", names.len()),
+                    n => format!(
+                        "a directory of {} files and {n} folders, no weights among the files",
+                        names.len()
+                    ),
+                };
                 Err(Error::Unrecognized { path: path.to_owned(), found })
             }
             [] => {
@@ -290,7 +352,16 @@ impl Checkpoint {
         let files =
             parts.iter().map(|(name, bytes)| (name.clone(), Source::new(Arc::clone(bytes)))).collect();
         let (path, digests) = (path.to_owned(), Digests::of(files));
-        Self { path, config: None, metadata: None, formats: BTreeSet::new(), weights: None, parts, digests }
+        Self {
+            path,
+            config: None,
+            config_place: ConfigPlace::Inside,
+            metadata: None,
+            formats: BTreeSet::new(),
+            weights: None,
+            parts,
+            digests,
+        }
     }
 
     /// Joins the tensors of all `paths`; a configuration in one of them goes before `config`.
@@ -312,6 +383,7 @@ impl Checkpoint {
         }
         Ok(Self {
             path: path.to_owned(),
+            config_place: if own_config.is_some() { ConfigPlace::Inside } else { ConfigPlace::File },
             config: own_config.or(config),
             metadata,
             formats,
@@ -431,6 +503,12 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
         }
     }
     Ok(names)
+}
+
+/// How many folders there are in a folder.
+fn n_folders(folder: &Path) -> Result<usize> {
+    let entries = std::fs::read_dir(folder).map_err(|source| io_error(folder, source))?;
+    Ok(entries.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_dir())).count())
 }
 
 fn file_name(path: &Path) -> String {

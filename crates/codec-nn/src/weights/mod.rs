@@ -48,7 +48,54 @@ pub struct Weights {
     variables: Option<Variables>,
     /// The gain of a new normalized weight; by default the norm of its rows.
     new_gain: Option<f32>,
+    /// Where what is asked for and not there is written down, see [`Checkpoint::surveyed`].
+    survey: Option<Survey>,
 }
+
+/// What a model asks of a checkpoint, and which of it is there.
+///
+/// A model asks for one tensor after the other and ends at the first that is missing. In a survey it is given
+/// ones instead, so that all that are missing come to light.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Survey(Arc<Mutex<Findings>>);
+
+/// What a survey found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Findings {
+    /// Paths of the tensors that were asked for and are there.
+    pub(crate) fitting: BTreeSet<String>,
+    /// Those that are not.
+    pub(crate) missing: BTreeSet<String>,
+    /// Those that are there and were not asked for.
+    pub(crate) unknown: BTreeSet<String>,
+    /// Numbers that were made up.
+    n_made_up: usize,
+}
+
+impl Survey {
+    /// What it found so far.
+    pub(crate) fn findings(&self) -> Findings {
+        self.lock().clone()
+    }
+
+    /// Numbers in the place of a tensor that is missing, unless it is larger than a wrong configuration may make
+    /// us allocate.
+    fn made_up(&self, shape: &[usize], path: &str) -> Option<Vec<f32>> {
+        let mut findings = self.lock();
+        findings.missing.insert(path.to_owned());
+        let n_values = shape.iter().try_fold(1_usize, |n, &dim| n.checked_mul(dim))?;
+        findings.n_made_up =
+            findings.n_made_up.checked_add(n_values).filter(|&n_made_up| n_made_up <= MAX_MADE_UP)?;
+        Some(vec![1.0; n_values])
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Findings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Numbers that a survey makes up: 256 MB, more than any model here lacks but for its largest tensors.
+const MAX_MADE_UP: usize = 1 << 26;
 
 #[derive(Debug)]
 struct Shared {
@@ -95,7 +142,13 @@ impl Weights {
 
     fn new(entries: BTreeMap<String, Entry>, device: &Device) -> Self {
         let shared = Shared { entries, read: Mutex::default(), device: device.clone() };
-        Self { shared: Arc::new(shared), prefix: String::new(), variables: None, new_gain: None }
+        Self {
+            shared: Arc::new(shared),
+            prefix: String::new(),
+            variables: None,
+            new_gain: None,
+            survey: None,
+        }
     }
 
     /// The directory `name` below this one ("push prefix").
@@ -253,7 +306,8 @@ impl Weights {
     fn stored(&self, shape: &[usize], name: &str) -> Result<Vec<f32>> {
         let path = self.path(name);
         let Some(entry) = self.shared.entries.get(&path) else {
-            return Err(Error::MissingTensors { names: vec![path] });
+            let made_up = self.survey.as_ref().and_then(|survey| survey.made_up(shape, &path));
+            return made_up.ok_or_else(|| Error::MissingTensors { names: vec![path] });
         };
         if entry.shape != shape {
             return Err(Error::Shape { name: path, expected: shape.to_vec(), actual: entry.shape.clone() });
@@ -261,6 +315,9 @@ impl Weights {
         let values = entry.values(&path)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::NotFinite { name: path, index });
+        }
+        if let Some(survey) = &self.survey {
+            survey.lock().fitting.insert(path.clone());
         }
         self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
         Ok(values)
@@ -328,6 +385,9 @@ impl Weights {
         let mut names: Vec<_> =
             self.names().filter(|name| !is_ignored(name)).map(|name| self.path(name)).collect();
         names.retain(|path| !read.contains(path));
+        if let Some(survey) = &self.survey {
+            survey.lock().unknown.extend(names.iter().cloned());
+        }
         if names.is_empty() { Ok(()) } else { Err(Error::UnreadTensors { names }) }
     }
 

@@ -21,6 +21,10 @@ pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x2
 /// First bytes of a zip archive.
 pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
+/// First bytes of the record that ends a zip archive, and the room that it has: a comment follows it.
+const ZIP_END: &[u8] = b"PK\x05\x06";
+const ZIP_END_BYTES: usize = 22 + 0xffff;
+
 /// The byte order that is read, as an archive says it.
 const LITTLE: &[u8] = b"little";
 
@@ -34,7 +38,14 @@ const MAX_PICKLE_BYTES: usize = 4 << 20;
 pub(super) fn read_zip(source: &Source) -> Result<Tensors> {
     let broken = |why: String| Error::Format { what: "torch archive", offset: 0, why };
     let reader = BufReader::new(source.reader());
-    let mut archive = zip::ZipArchive::new(reader).map_err(|e| broken(e.to_string()))?;
+    let mut archive = match zip::ZipArchive::new(reader) {
+        Ok(archive) => archive,
+        Err(_) if !has_directory(source)? => {
+            let why = "the file is cut off: the directory of the archive, which ends it, is not there";
+            return Err(broken(why.to_owned()));
+        }
+        Err(error) => return Err(broken(error.to_string())),
+    };
     let mut members = HashMap::new();
     for member_idx in 0..archive.len() {
         let mut member = archive.by_index(member_idx).map_err(|e| broken(e.to_string()))?;
@@ -72,6 +83,13 @@ pub(super) fn read_zip(source: &Source) -> Result<Tensors> {
     let (object, _) = run_bounded(&pickle, 0, &mut heap)?;
     let place = |storage: &Storage<'_>| members.get(&format!("{root}data/{}", storage.key)).cloned();
     state_dict::read(source, &heap, object, "torch archive", place)
+}
+
+/// Whether a zip archive has the record that ends it.
+fn has_directory(source: &Source) -> Result<bool> {
+    let start = source.len().saturating_sub(ZIP_END_BYTES);
+    let Some(end) = source.part(start..source.len()) else { return Ok(false) };
+    Ok(end.read()?.windows(ZIP_END.len()).any(|window| window == ZIP_END))
 }
 
 /// Reads the names and places of the tensors in a row of pickles.
