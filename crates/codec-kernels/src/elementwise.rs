@@ -84,7 +84,7 @@ pub fn unary_in_place(op: Unary, xs: &mut [f32]) {
     pool::for_row_blocks(xs, 1, MAX_LANES, n_threads, |_, xs| apply_in_place(level, op, xs));
 }
 
-/// The periodic activation `x + sin(alpha x)^2 / (alpha + 1e-9)`, within 2.5 ulp of the larger of x and the result.
+/// The periodic activation `x + sin(alpha x)^2 / (alpha + 1e-9)`, within 3 ulp of the larger of x and the result.
 ///
 /// # Shapes
 /// `xs`, `out`: `[time, channels]`; `alpha`: `[channels]`, not negative.

@@ -525,7 +525,7 @@ mod tests {
             .max_by(|a, b| a.0.total_cmp(&b.0))
             .unwrap();
         println!("snake: at most {:.3} ulp, at {:e}, alpha {:e}", worst.0, worst.1, worst.2);
-        assert!(worst.0 <= 2.5, "{worst:?}");
+        assert!(worst.0 <= 3.0, "{worst:?}");
     }
 
     #[test]
