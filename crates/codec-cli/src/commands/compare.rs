@@ -1,6 +1,6 @@
 //! `codec compare`: how far audio is from its original, by every metric that can tell.
 
-use super::for_each;
+use super::{Item, for_each};
 use crate::Global;
 use crate::inputs::{self, AUDIO_EXTENSIONS, Match, Place};
 use crate::report::Reporter;
@@ -137,6 +137,12 @@ struct Mean {
     interval: Option<[f64; 2]>,
 }
 
+impl Item for Match {
+    fn input(&self) -> &Place {
+        &self.right
+    }
+}
+
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let (matches, alone) = inputs::match_up(&args.reference, &args.degraded, &AUDIO_EXTENSIONS)?;
     let reporter = Reporter::new(global, false);
@@ -150,30 +156,25 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let names: BTreeSet<&str> = matches.iter().map(|pair| pair.name.as_str()).collect();
     let imported = read_tables(args, &names, &reporter)?;
     let scores = Mutex::new(Scores::default());
-    let code = for_each(
-        &matches,
-        |pair| &pair.right,
-        &reporter,
-        |pair| {
-            if reporter.is_unread() {
-                return Ok(());
-            }
-            let mut outcome = compare(pair, args, &reporter).with_context(|| pair.right.to_string())?;
-            for metric in imported.metrics() {
-                let of_metric = imported.of(metric, system(args), None);
-                let of_pair = of_metric.into_iter().filter(|(clip, _)| *clip == pair.name);
-                outcome.scores.extend(of_pair.map(|(_, score)| (metric.to_owned(), score)));
-            }
-            let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
-            for (metric, score) in &outcome.scores {
-                scores.insert(&pair.name, system(args), metric, *score)?;
-            }
-            if let Some((folder, _)) = pair.name.split_once('/') {
-                scores.set_kind(&pair.name, folder);
-            }
-            reporter.result(|| describe(&outcome), &outcome)
-        },
-    );
+    let code = for_each(&matches, &reporter, |pair| {
+        if reporter.is_unread() {
+            return Ok(());
+        }
+        let mut outcome = compare(pair, args, &reporter).with_context(|| pair.right.to_string())?;
+        for metric in imported.metrics() {
+            let of_metric = imported.of(metric, system(args), None);
+            let of_pair = of_metric.into_iter().filter(|(clip, _)| *clip == pair.name);
+            outcome.scores.extend(of_pair.map(|(_, score)| (metric.to_owned(), score)));
+        }
+        let mut scores = scores.lock().unwrap_or_else(PoisonError::into_inner);
+        for (metric, score) in &outcome.scores {
+            scores.insert(&pair.name, system(args), metric, *score)?;
+        }
+        if let Some((folder, _)) = pair.name.split_once('/') {
+            scores.set_kind(&pair.name, folder);
+        }
+        reporter.result(|| describe(&outcome), &outcome)
+    });
     let mut scores = scores.into_inner().unwrap_or_else(PoisonError::into_inner);
     for (clip, kind) in imported.kinds_of_clips() {
         scores.set_kind(clip, kind);

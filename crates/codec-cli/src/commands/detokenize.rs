@@ -64,26 +64,17 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let models = Models { args: &args.model, loaded: Mutex::default() };
-    Ok(for_each(
-        &jobs,
-        |job| &job.input,
-        &reporter,
-        |job| {
-            if !args.force && is_there(&job.output) {
-                return skip::<Done>(job, &reporter);
-            }
-            let done = detokenize(job, args, &models, &reporter)?;
-            let complete = done.complete;
-            let (input, output) = (&job.input, &job.output);
-            let text = format!("{input} -> {output}: {:.2} s, {} codebooks", done.seconds, done.n_codebooks);
-            reporter.result(|| text, &Outcome::done(job, done))?;
-            if complete {
-                Ok(())
-            } else {
-                Err(Reported(format!("{input}: some of the audio is lost")).into())
-            }
-        },
-    ))
+    Ok(for_each(&jobs, &reporter, |job| {
+        if !args.force && is_there(&job.output) {
+            return skip::<Done>(job, &reporter);
+        }
+        let done = detokenize(job, args, &models, &reporter)?;
+        let complete = done.complete;
+        let (input, output) = (&job.input, &job.output);
+        let text = format!("{input} -> {output}: {:.2} s, {} codebooks", done.seconds, done.n_codebooks);
+        reporter.result(|| text, &Outcome::done(job, done))?;
+        if complete { Ok(()) } else { Err(Reported(format!("{input}: some of the audio is lost")).into()) }
+    }))
 }
 
 fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) -> Result<Done> {

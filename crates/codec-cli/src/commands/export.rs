@@ -1,6 +1,6 @@
 //! `codec export`: token files to the files of other programs.
 
-use super::for_each;
+use super::{Outcome, for_each, is_there, skip};
 use crate::Global;
 use crate::inputs::{self, Job, Kinds, Place, make_folder_of};
 use crate::report::Reporter;
@@ -63,12 +63,9 @@ impl Format {
 }
 
 #[derive(Debug, Serialize)]
-struct Outcome {
-    input: String,
-    output: String,
-    skipped: bool,
-    n_codebooks: Option<usize>,
-    n_frames: Option<u64>,
+struct Done {
+    n_codebooks: usize,
+    n_frames: u64,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
@@ -76,26 +73,15 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let kinds = Kinds { takes: &[EXTENSION], makes: format.extension() };
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
-    Ok(for_each(
-        &jobs,
-        |job| &job.input,
-        &reporter,
-        |job| {
-            let (input, output) = (job.input.to_string(), job.output.to_string());
-            if let Place::File(path) = &job.output
-                && path.exists()
-                && !args.force
-            {
-                let text = format!("{output}: is there already, left alone (--force writes it anew)");
-                let outcome = Outcome { input, output, skipped: true, n_codebooks: None, n_frames: None };
-                return reporter.result(|| text, &outcome);
-            }
-            let (n_codebooks, n_frames) = export(job, format).with_context(|| input.clone())?;
-            let text = format!("{input} -> {output}: {n_frames} frames, {n_codebooks} codebooks");
-            let (n_codebooks, n_frames) = (Some(n_codebooks), Some(n_frames));
-            reporter.result(|| text, &Outcome { input, output, skipped: false, n_codebooks, n_frames })
-        },
-    ))
+    Ok(for_each(&jobs, &reporter, |job| {
+        if !args.force && is_there(&job.output) {
+            return skip::<Done>(job, &reporter);
+        }
+        let (input, output) = (&job.input, &job.output);
+        let (n_codebooks, n_frames) = export(job, format).with_context(|| input.to_string())?;
+        let text = format!("{input} -> {output}: {n_frames} frames, {n_codebooks} codebooks");
+        reporter.result(|| text, &Outcome::done(job, Done { n_codebooks, n_frames }))
+    }))
 }
 
 fn format(args: &Args) -> Result<Format> {

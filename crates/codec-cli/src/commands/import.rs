@@ -1,6 +1,6 @@
 //! `codec import`: the files of other programs to token files.
 
-use super::for_each;
+use super::{Outcome, for_each, is_there, skip};
 use crate::Global;
 use crate::device::DeviceKind;
 use crate::inputs::{self, Job, Kinds, Place};
@@ -62,15 +62,6 @@ const DAC: &str = "dac";
 const HEAD_BYTES: u64 = 1 << 14;
 
 #[derive(Debug, Serialize)]
-struct Outcome {
-    input: String,
-    output: String,
-    skipped: bool,
-    #[serde(flatten)]
-    done: Option<Done>,
-}
-
-#[derive(Debug, Serialize)]
 struct Done {
     model: String,
     n_codebooks: usize,
@@ -84,28 +75,19 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let kinds = Kinds { takes: &["ecdc", "dac", "npy", "npz", "safetensors"], makes: EXTENSION };
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
-    Ok(for_each(
-        &jobs,
-        |job| &job.input,
-        &reporter,
-        |job| {
-            let (input, output) = (job.input.to_string(), job.output.to_string());
-            if let Place::File(path) = &job.output
-                && path.exists()
-                && !args.force
-            {
-                let text = format!("{output}: is there already, left alone (--force writes it anew)");
-                return reporter.result(|| text, &Outcome { input, output, skipped: true, done: None });
-            }
-            let done = import(job, args, &reporter).with_context(|| input.clone())?;
-            let files = if done.n_files == 1 { String::new() } else { format!(", {} files", done.n_files) };
-            let text = format!(
-                "{input} -> {output}: {}, {} frames, {} codebooks{files}",
-                done.model, done.n_frames, done.n_codebooks
-            );
-            reporter.result(|| text, &Outcome { input, output, skipped: false, done: Some(done) })
-        },
-    ))
+    Ok(for_each(&jobs, &reporter, |job| {
+        if !args.force && is_there(&job.output) {
+            return skip::<Done>(job, &reporter);
+        }
+        let (input, output) = (&job.input, &job.output);
+        let done = import(job, args, &reporter).with_context(|| input.to_string())?;
+        let files = if done.n_files == 1 { String::new() } else { format!(", {} files", done.n_files) };
+        let text = format!(
+            "{input} -> {output}: {}, {} frames, {} codebooks{files}",
+            done.model, done.n_frames, done.n_codebooks
+        );
+        reporter.result(|| text, &Outcome::done(job, done))
+    }))
 }
 
 fn import(job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {

@@ -177,15 +177,10 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let places = inputs::list(&args.inputs, &[tokens::EXTENSION])?;
-    Ok(for_each(
-        &places,
-        |place| place,
-        &reporter,
-        |place| {
-            let outcome = inspect(place, model.as_ref()).with_context(|| place.to_string())?;
-            reporter.result(|| describe(&outcome), &outcome)
-        },
-    ))
+    Ok(for_each(&places, &reporter, |place| {
+        let outcome = inspect(place, model.as_ref()).with_context(|| place.to_string())?;
+        reporter.result(|| describe(&outcome), &outcome)
+    }))
 }
 
 fn of_model(model: &Model) -> Result<OfModel> {

@@ -94,21 +94,32 @@ fn skip<D: Serialize>(job: &Job, reporter: &Reporter) -> Result<()> {
     reporter.result(|| text, &Outcome::<D> { input, output, skipped: true, done: None })
 }
 
-/// Works on every item, reports those that fail by their inputs and goes on; the exit code says whether all went
-/// well.
-fn for_each<T: Sync>(
-    items: &[T],
-    input: impl Fn(&T) -> &Place + Sync,
-    reporter: &Reporter,
-    work: impl Fn(&T) -> Result<()> + Sync,
-) -> ExitCode {
+/// What a command works on: a failure is reported by its input.
+trait Item: Sync {
+    fn input(&self) -> &Place;
+}
+
+impl Item for Place {
+    fn input(&self) -> &Place {
+        self
+    }
+}
+
+impl Item for Job {
+    fn input(&self) -> &Place {
+        &self.input
+    }
+}
+
+/// Works on every item, reports those that fail and goes on; the exit code says whether all went well.
+fn for_each<T: Item>(items: &[T], reporter: &Reporter, work: impl Fn(&T) -> Result<()> + Sync) -> ExitCode {
     let failed = |item: &T| {
         let outcome = interrupt::check().and_then(|()| work(item));
         if let Err(error) = &outcome
             && !interrupt::requested()
         {
             // Where the result cannot be printed, the exit code still says that the input failed.
-            reporter.failed_input(input(item), error).unwrap_or_default();
+            reporter.failed_input(item.input(), error).unwrap_or_default();
         }
         usize::from(outcome.is_err())
     };

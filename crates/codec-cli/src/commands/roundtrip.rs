@@ -61,21 +61,16 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
     model.expect_encoder()?;
-    Ok(for_each(
-        &jobs,
-        |job| &job.input,
-        &reporter,
-        |job| {
-            let outcome = roundtrip(job, args, &model, &reporter).with_context(|| job.input.to_string())?;
-            let si_sdr = outcome.si_sdr.map_or("none".into(), |db| format!("{db:.2} dB"));
-            let kbps = outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s"));
-            let Outcome { input, output, seconds, n_codebooks, .. } = &outcome;
-            let text = format!(
-                "{input} -> {output}: {seconds:.2} s, {n_codebooks} codebooks, SI-SDR {si_sdr}, token file {kbps}"
-            );
-            reporter.result(|| text, &outcome)
-        },
-    ))
+    Ok(for_each(&jobs, &reporter, |job| {
+        let outcome = roundtrip(job, args, &model, &reporter).with_context(|| job.input.to_string())?;
+        let si_sdr = outcome.si_sdr.map_or("none".into(), |db| format!("{db:.2} dB"));
+        let kbps = outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s"));
+        let Outcome { input, output, seconds, n_codebooks, .. } = &outcome;
+        let text = format!(
+            "{input} -> {output}: {seconds:.2} s, {n_codebooks} codebooks, SI-SDR {si_sdr}, token file {kbps}"
+        );
+        reporter.result(|| text, &outcome)
+    }))
 }
 
 fn roundtrip(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Result<Outcome> {

@@ -63,23 +63,18 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
     model.expect_encoder()?;
-    Ok(for_each(
-        &jobs,
-        |job| &job.input,
-        &reporter,
-        |job| {
-            if !args.force && is_there(&job.output) {
-                check_same(job, args, &model)?;
-                return skip::<Done>(job, &reporter);
-            }
-            let done = tokenize(job, args, &model, &reporter)?;
-            let text = format!(
-                "{} -> {}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
-                job.input, job.output, done.seconds, done.n_frames, done.n_codebooks, done.kbps
-            );
-            reporter.result(|| text, &Outcome::done(job, done))
-        },
-    ))
+    Ok(for_each(&jobs, &reporter, |job| {
+        if !args.force && is_there(&job.output) {
+            check_same(job, args, &model)?;
+            return skip::<Done>(job, &reporter);
+        }
+        let done = tokenize(job, args, &model, &reporter)?;
+        let text = format!(
+            "{} -> {}: {:.2} s, {} frames, {} codebooks, {:.2} kbit/s",
+            job.input, job.output, done.seconds, done.n_frames, done.n_codebooks, done.kbps
+        );
+        reporter.result(|| text, &Outcome::done(job, done))
+    }))
 }
 
 /// Fails unless the output that is there is what was asked for, as far as its header tells.

@@ -40,7 +40,7 @@ struct Outcome {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let places = inputs::list(&args.inputs, &[tokens::EXTENSION])?;
     let reporter = Reporter::new(global, false);
-    Ok(for_each(&places, |place| place, &reporter, |place| verify(place, &reporter)))
+    Ok(for_each(&places, &reporter, |place| verify(place, &reporter)))
 }
 
 fn verify(place: &Place, reporter: &Reporter) -> Result<()> {
