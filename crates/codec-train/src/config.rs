@@ -131,6 +131,8 @@ pub struct QuantizerConfig {
     pub decay: f64,
     /// An entry that codes fewer vectors than this share of the mean is replaced.
     pub revive_below: f64,
+    /// Where such an entry goes.
+    pub revive_as: Revival,
     /// Batches from which the codebooks start; 0 leaves them as they are. By default 8 for a new model
     /// and 0 for a checkpoint.
     pub kmeans_batches: Option<usize>,
@@ -149,6 +151,7 @@ impl Default for QuantizerConfig {
             gradient: GradientEstimator::StraightThrough,
             decay: 0.99,
             revive_below: 0.1,
+            revive_as: Revival::Row,
             kmeans_batches: None,
             kmeans_rounds: 10,
             dropout: 0.0,
@@ -165,6 +168,18 @@ pub enum CodebookLearning {
     Averages,
     /// Gradient of the codebook loss.
     Gradient,
+}
+
+/// See [`QuantizerConfig::revive_as`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Revival {
+    /// To any row of the step.
+    #[default]
+    Row,
+    /// To a row of the most used entry, whose work it halves (Linde, Buzo and Gray 1980, "An algorithm for vector
+    /// quantizer design"). The others stay as they are, and entries are used more evenly.
+    Split,
 }
 
 /// See [`QuantizerConfig::gradient`].

@@ -191,13 +191,13 @@ impl QuantizerTrainer {
             let kinds = looked_up.items.iter().map(|&item| kinds.get(item).copied().unwrap_or(0));
             self.usage.push(codebook_idx, size, &codes, kinds);
         }
+        let config = self.config.clone();
         let mut all_revived = Vec::new();
         for (codebook_idx, (stage, looked_up)) in stages(net).zip(&quantized.looked_up).enumerate() {
             let n_codes = looked_up.items.len();
             let Some((_, var)) = variable(variables, stage).filter(|_| n_codes > 0) else {
                 continue;
             };
-            let (decay, revive_below) = (self.config.decay, self.config.revive_below);
             let mut rng = Rng::of(self.seed, "revive", step << 8 | codebook_idx as u64);
             let mean_count = n_codes as f64 / stage.codebook.dim(0)? as f64;
             let averages = self.averages_at(codebook_idx);
@@ -205,7 +205,7 @@ impl QuantizerTrainer {
                 *averages = Some(Averages::of(&stage.codebook, mean_count)?);
             }
             let Some(averages) = averages else { continue };
-            let update = averages.update(&looked_up.rows, &looked_up.codes, decay, revive_below, &mut rng)?;
+            let update = averages.update(&looked_up.rows, &looked_up.codes, &config, &mut rng)?;
             let averages = averages.clone();
             if self.learning(stage) == CodebookLearning::Averages {
                 set_codebook(variables, stage, &update.codebook, &averages)?;
