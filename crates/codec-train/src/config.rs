@@ -177,8 +177,8 @@ pub enum Revival {
     /// To any row of the step.
     #[default]
     Row,
-    /// To a row of the most used entry, whose work it halves (Linde, Buzo and Gray 1980, "An algorithm for vector
-    /// quantizer design"). The others stay as they are, and entries are used more evenly.
+    /// Beside one of the most used entries, whose work they share (Linde, Buzo and Gray 1980, "An algorithm for vector
+    /// quantizer design"): for codebooks that learn by averages.
     Split,
 }
 
@@ -459,6 +459,9 @@ impl RunConfig {
         self.optimizer.check()?;
         if !decay.contains(&self.quantizer.decay) {
             return refuse("quantizer.decay", "lies in 0..1");
+        }
+        if !decay.contains(&self.quantizer.revive_below) {
+            return refuse("quantizer.revive_below", "lies in 0..1");
         }
         if self.loss.windows.len() != self.loss.mel_bands.len() {
             return refuse("loss.mel_bands", "must be as many as loss.windows");

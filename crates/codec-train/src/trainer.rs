@@ -120,7 +120,7 @@ impl Trainer {
         let betas = config.optimizer.betas;
         let adversary = adversary.map(|own| Adversary::new(own, betas, config.seed, device)).transpose()?;
         let quantizer = QuantizerTrainer::new(&config.quantizer, config.seed);
-        let averaged = quantizer.averaged(&net, model.variables());
+        let averaged = quantizer.averaged(&net, model.variables())?;
         let mut trained = model.variables().trainable();
         trained.retain(|name, _| !averaged.contains(name));
         Ok(Self {
@@ -314,7 +314,7 @@ impl Trainer {
         for (name, rows) in revived.iter().flat_map(|one| one.names.iter().map(|name| (name, &one.rows))) {
             let Some(var) = all.get(name) else { continue };
             self.optimizer.forget_rows(name, var.dim(0)?, rows)?;
-            // Else the entry that is exported would be half the dead one for long.
+            // Else the entry that is exported would be half the dead one for long. One that was split has hardly moved.
             self.average.reset_rows(name, var, rows)?;
         }
         if self.config.optimizer.average > 0.0 {

@@ -102,7 +102,8 @@ fn load(subject: &str, n_codebooks: usize) -> Result<Model> {
                 residual_kernel_size: 3,
                 dilation_growth_rate: 2,
                 use_causal_conv: true,
-                pad_mode: encodec::PadMode::Reflect,
+                // The crate refuses reflection, which the model uses; it is a few samples at each end.
+                pad_mode: encodec::PadMode::Replicate,
                 compress: 2,
                 num_lstm_layers: 2,
                 trim_right_ratio: 1.0,

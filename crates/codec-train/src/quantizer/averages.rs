@@ -8,6 +8,8 @@ use candle_core::{DType, Tensor};
 
 /// Keeps an entry finite whose count has decayed to nothing.
 const COUNT_FLOOR: f64 = 1e-6;
+/// How far the halves of an entry are put from it, of the way to one of its rows.
+const SPLIT_STEP: f32 = 0.1;
 
 /// Moving averages of one codebook.
 #[derive(Clone, Debug)]
@@ -23,7 +25,7 @@ pub(crate) struct Averages {
 pub(crate) struct Update {
     /// The new entries.
     pub(crate) codebook: Tensor,
-    /// Entries that were replaced.
+    /// Entries that were given other work.
     pub(crate) revived: Vec<u32>,
 }
 
@@ -37,8 +39,8 @@ impl Averages {
 
     /// Takes what was coded in a step: `rows` as `codes`.
     ///
-    /// An entry whose count falls below `revive_below` times the mean moves to a row of this step, see [`Revival`],
-    /// *with the averages of an entry in the middle of its life*: else the next update would undo it.
+    /// An entry whose count falls below `revive_below` times the mean moves as `revive_as` says, *with the averages of
+    /// one in the middle of its life*: else the next update would undo it.
     ///
     /// # Shapes
     /// `rows` `[n, dim]`, `codes` `[n]`.
@@ -59,12 +61,13 @@ impl Averages {
         self.sums = ((&self.sums * config.decay)? + (sums * (1.0 - config.decay))?)?;
         let moves = Moves::of(&self.counts.to_vec1()?, &codes.to_vec1()?, config, rng);
         if !moves.revived.is_empty() {
-            let device = rows.device();
-            let all = Tensor::cat(&[&self.sums, &rows], 0)?;
-            let factors = Tensor::from_vec(moves.factors, (k, 1), device)?;
-            self.sums =
-                all.index_select(&Tensor::from_vec(moves.sources, k, device)?, 0)?.broadcast_mul(&factors)?;
-            self.counts = Tensor::from_vec(moves.counts, k, device)?;
+            let scaled = |from: &Tensor, of: Vec<(u32, f32)>| {
+                let (sources, factors): (Vec<u32>, Vec<f32>) = of.into_iter().unzip();
+                let factors = Tensor::from_vec(factors, (k, 1), rows.device())?;
+                from.index_select(&Tensor::from_vec(sources, k, rows.device())?, 0)?.broadcast_mul(&factors)
+            };
+            self.sums = (scaled(&self.sums, moves.from_sums)? + scaled(&rows, moves.from_rows)?)?;
+            self.counts = Tensor::from_vec(moves.counts, k, rows.device())?;
         }
         Ok(Update { codebook: self.codebook()?, revived: moves.revived })
     }
@@ -77,14 +80,14 @@ impl Averages {
 
 /// What the revival of a step does to each entry.
 struct Moves {
-    /// The entries that move.
+    /// The entries that get other work.
     revived: Vec<u32>,
     /// The new counts.
     counts: Vec<f32>,
-    /// Where the new sums come from: an entry's, or a row's after all of them.
-    sources: Vec<u32>,
-    /// What these are multiplied by.
-    factors: Vec<f32>,
+    /// The entry whose sums, times a factor, are a part of the new ones.
+    from_sums: Vec<(u32, f32)>,
+    /// The row that is, times a factor, the rest of them.
+    from_rows: Vec<(u32, f32)>,
 }
 
 impl Moves {
@@ -94,29 +97,27 @@ impl Moves {
         let mut moves = Self {
             revived: Vec::new(),
             counts: counts.to_vec(),
-            sources: (0..k as u32).collect(),
-            factors: vec![1.0; k],
+            from_sums: (0..k as u32).map(|i| (i, 1.0)).collect(),
+            from_rows: vec![(0, 0.0); k],
         };
-        let dead = (0..k).filter(|&i| f64::from(counts[i]) < config.revive_below * mean);
+        let least = config.revive_below * mean;
+        let dead: Vec<usize> = (0..k).filter(|&i| f64::from(counts[i]) < least).collect();
+        if codes.is_empty() || dead.is_empty() {
+            return moves;
+        }
         match config.revive_as {
-            _ if codes.is_empty() => {}
-            Revival::Row => dead.for_each(|i| moves.place(i, rng.below(codes.len()), mean as f32)),
+            Revival::Row => dead.iter().for_each(|&i| moves.replace(i, rng.below(codes.len()), mean as f32)),
             Revival::Split => {
-                let dead: Vec<usize> = dead.collect();
-                // Only entries that code something now have a row to give.
                 let mut rows_of = vec![Vec::new(); k];
                 codes.iter().enumerate().for_each(|(row, &code)| rows_of[code as usize].push(row));
-                dead.iter().for_each(|&i| rows_of[i].clear());
+                // Halves must not die at once; a row shows where an entry can be cut.
+                let divides = |&i: &usize| f64::from(counts[i]) >= 2.0 * least && !rows_of[i].is_empty();
+                let mut parents: Vec<usize> = (0..k).filter(divides).collect();
+                parents.sort_by(|&a, &b| counts[a].total_cmp(&counts[b]));
                 for i in dead {
-                    let parents = (0..k).filter(|&i| !rows_of[i].is_empty());
-                    let Some(parent) = parents.max_by(|&a, &b| moves.counts[a].total_cmp(&moves.counts[b]))
-                    else {
-                        break;
-                    };
-                    let rows = &rows_of[parent];
-                    moves.counts[parent] /= 2.0;
-                    moves.factors[parent] /= 2.0;
-                    moves.place(i, rows[rng.below(rows.len())], moves.counts[parent]);
+                    // What finds no parent waits for the next step.
+                    let Some(parent) = parents.pop() else { break };
+                    moves.split(i, parent, rows_of[parent][rng.below(rows_of[parent].len())]);
                 }
             }
         }
@@ -124,11 +125,24 @@ impl Moves {
     }
 
     /// Moves an entry to a row, as if it had coded `count` like it.
-    fn place(&mut self, entry_idx: usize, row: usize, count: f32) {
+    fn replace(&mut self, entry_idx: usize, row: usize, count: f32) {
         self.revived.push(entry_idx as u32);
-        self.sources[entry_idx] = (self.counts.len() + row) as u32;
-        self.factors[entry_idx] = count;
         self.counts[entry_idx] = count;
+        self.from_sums[entry_idx].1 = 0.0;
+        self.from_rows[entry_idx] = (row as u32, count);
+    }
+
+    /// Moves an entry beside another, a little towards one of its rows, and that one as far the other way.
+    ///
+    /// At the row itself it would get next to nothing: with many dimensions a row is far from all others.
+    fn split(&mut self, entry_idx: usize, parent_idx: usize, row: usize) {
+        let count = self.counts[parent_idx] / 2.0;
+        self.revived.push(entry_idx as u32);
+        for (i, step) in [(entry_idx, SPLIT_STEP), (parent_idx, -SPLIT_STEP)] {
+            self.counts[i] = count;
+            self.from_sums[i] = (parent_idx as u32, (1.0 - step) / 2.0);
+            self.from_rows[i] = (row as u32, step * count);
+        }
     }
 }
 
@@ -145,13 +159,9 @@ mod tests {
 
     /// One step on fresh rows around the origin.
     fn step(averages: &mut Averages, codebook: &Tensor, config: &QuantizerConfig, step: u64) -> Update {
-        let rows = noise(100 + step, &[400, 2]);
+        let rows = noise(100 + step, &[400, codebook.dim(1).unwrap()]);
         let codes = nearest(&rows, codebook, Distance::Euclidean).unwrap();
         averages.update(&rows, &codes, config, &mut Rng::of(1, "revive", step)).unwrap()
-    }
-
-    fn distinct(codes: &Tensor) -> usize {
-        codes.to_vec1::<u32>().unwrap().into_iter().collect::<std::collections::BTreeSet<_>>().len()
     }
 
     #[test]
@@ -190,8 +200,8 @@ mod tests {
                 let before = revived_at[entry_idx as usize].replace(step_idx);
                 assert_eq!(before, None, "entry {entry_idx} died again");
             }
-            // The entry is a row of this step, not what the average would have made of it.
-            if !update.revived.is_empty() {
+            // With `Row` the entry is a row of this step, not what the average would have made of it.
+            if config.revive_as == Revival::Row && !update.revived.is_empty() {
                 let rows = values(&noise(100 + step_idx, &[400, 2]));
                 for &entry_idx in &update.revived {
                     let entry = &values(&update.codebook)[2 * entry_idx as usize..][..2];
@@ -203,7 +213,8 @@ mod tests {
         }
         assert!(revived_at[8..].iter().all(Option::is_some), "{revived_at:?}");
         let codes = nearest(&noise(7, &[4000, 2]), &codebook, Distance::Euclidean).unwrap();
-        assert_eq!(distinct(&codes), 16, "every entry is used in the end");
+        let used: std::collections::BTreeSet<u32> = codes.to_vec1().unwrap().into_iter().collect();
+        assert_eq!(used.len(), 16, "every entry is used in the end");
     }
 
     #[test]
@@ -213,8 +224,7 @@ mod tests {
         let mut averages = Averages::of(&codebook, 5.0).unwrap();
         averages.counts = Tensor::new(&[15.0_f32, 3.0, 2.0, 0.0], &candle_core::Device::Cpu).unwrap();
         averages.sums = averages.counts.unsqueeze(1).unwrap().mul(&codebook).unwrap();
-        let mut rows = vec![-1.0_f32; 8];
-        rows.extend([1.0; 7]);
+        let mut rows = vec![1.0_f32; 15];
         rows.extend([10.0, 10.0, 10.0, 20.0, 20.0]);
         let rows = Tensor::from_vec(rows, (20, 1), &candle_core::Device::Cpu).unwrap();
         let codes = nearest(&rows, &codebook, Distance::Euclidean).unwrap();
@@ -222,23 +232,39 @@ mod tests {
         let update = averages.update(&rows, &codes, &config, &mut Rng::of(1, "split", 0)).unwrap();
         assert_eq!(update.revived, [3]);
         assert_close("counts", &values(&averages.counts), &[7.5, 3.0, 2.0, 7.5], 1e-5);
-        let entries = values(&update.codebook);
-        assert!((entries[3].abs() - 1.0).abs() < 1e-6, "a row of entry 0: {entries:?}");
-        // What is left of the entry stays where it was: 0.9 of 0 and 0.1 of the mean of its rows.
-        assert_close("others", &entries[..3], &[-1.0 / 150.0, 10.0, 20.0], 1e-5);
+        // The average has moved to 0.1; its rows are at 1.
+        assert_close("entries", &values(&update.codebook), &[0.01, 10.0, 20.0, 0.19], 1e-5);
+    }
+
+    #[test]
+    fn only_large_entries_with_rows_are_split() {
+        let moves = |counts: &[f32], codes: &[u32]| {
+            let config = config(0.5, Revival::Split);
+            let moves = Moves::of(counts, codes, &config, &mut Rng::of(1, "split", 0));
+            (moves.revived, moves.counts)
+        };
+        // The mean is 10, so entries die below 5; each takes half of another one, the largest first.
+        assert_eq!(moves(&[24.0, 2.0, 0.0, 14.0], &[0, 3, 0]), (vec![1, 2], vec![12.0, 12.0, 7.0, 7.0]));
+        // The largest has no row, and then nothing has.
+        assert_eq!(moves(&[24.0, 2.0, 0.0, 14.0], &[3, 1]), (vec![1], vec![24.0, 7.0, 0.0, 7.0]));
+        assert!(moves(&[24.0, 2.0, 0.0, 14.0], &[1, 1]).0.is_empty());
+        // The second largest would leave halves that are dead.
+        assert_eq!(moves(&[25.0, 2.0, 4.0, 9.0], &[0, 1, 2, 3]), (vec![1], vec![12.5, 12.5, 4.0, 9.0]));
+        assert!(moves(&[10.0, 10.0, 10.0, 10.0], &[0]).0.is_empty());
     }
 
     #[test]
     fn splitting_evens_what_entries_code() {
-        // As random rows do, but the fewest that an entry codes becomes more.
+        // Both leave no entry idle; after splits the least used one codes more, also where rows are far apart.
         let fewest = |revive_as| {
-            let mut codebook = (noise(2, &[32, 2]) * 2.0).unwrap();
+            let mut codebook = (noise(2, &[32, 8]) * 2.0).unwrap();
             let mut averages = Averages::of(&codebook, 12.5).unwrap();
             for step_idx in 0..300 {
                 codebook = step(&mut averages, &codebook, &config(0.4, revive_as), step_idx).codebook;
             }
-            let codes = nearest(&noise(7, &[8000, 2]), &codebook, Distance::Euclidean).unwrap();
-            let (counts, _) = gather(&noise(7, &[8000, 2]), &codes, 32).unwrap();
+            let rows = noise(7, &[8000, 8]);
+            let codes = nearest(&rows, &codebook, Distance::Euclidean).unwrap();
+            let (counts, _) = gather(&rows, &codes, 32).unwrap();
             values(&counts).into_iter().fold(f64::MAX, f64::min) / 250.0
         };
         let (row, split) = (fewest(Revival::Row), fewest(Revival::Split));

@@ -13,7 +13,7 @@ mod usage;
 
 pub use usage::{Usage, UsageSummary, summary};
 
-use crate::config::{CodebookLearning, GradientEstimator, QuantizerConfig};
+use crate::config::{CodebookLearning, GradientEstimator, QuantizerConfig, Revival};
 use crate::error::{Error, Result};
 use crate::optim::with_rows_of;
 use crate::rng::Rng;
@@ -191,6 +191,7 @@ impl QuantizerTrainer {
             let kinds = looked_up.items.iter().map(|&item| kinds.get(item).copied().unwrap_or(0));
             self.usage.push(codebook_idx, size, &codes, kinds);
         }
+        // The averages are borrowed from the same value.
         let config = self.config.clone();
         let mut all_revived = Vec::new();
         for (codebook_idx, (stage, looked_up)) in stages(net).zip(&quantized.looked_up).enumerate() {
@@ -220,9 +221,20 @@ impl QuantizerTrainer {
     }
 
     /// Names of the variables that follow averages and no gradient.
-    pub fn averaged(&self, net: &QuantizerNet, variables: &Variables) -> Vec<String> {
-        let follows = |stage: &&StageNet| self.learning(stage) == CodebookLearning::Averages;
-        stages(net).filter(follows).flat_map(|stage| names(variables, stage)).collect()
+    ///
+    /// # Errors
+    /// [`Error::Config`] when entries are to be split of a codebook that learns by gradient: the averages do not say
+    /// where its entries are.
+    pub fn averaged(&self, net: &QuantizerNet, variables: &Variables) -> Result<Vec<String>> {
+        let (averaged, others): (Vec<_>, Vec<_>) =
+            stages(net).partition(|stage| self.learning(stage) == CodebookLearning::Averages);
+        if self.config.revive_as == Revival::Split && !others.is_empty() {
+            return Err(Error::config(
+                "quantizer.revive_as",
+                "`split` needs codebooks that learn by averages",
+            ));
+        }
+        Ok(averaged.into_iter().flat_map(|stage| names(variables, stage)).collect())
     }
 
     /// The averages of the codebooks, by name, for a checkpoint.
