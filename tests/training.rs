@@ -48,7 +48,7 @@ fn check(name: &str, checkpoint: &Checkpoint, variables: &Variables) -> Result<(
     }
     let grads = loss.backward()?;
 
-    let averaged: BTreeSet<String> = trainer.averaged(&nets.quantizer, variables).into_iter().collect();
+    let averaged: BTreeSet<String> = trainer.averaged(&nets.quantizer, variables)?.into_iter().collect();
     let before: Vec<(String, Tensor)> =
         variables.all().into_iter().map(|(name, var)| Ok((name, var.copy()?))).collect::<Result<_>>()?;
     trainer.update(&nets.quantizer, variables, &quantized, &[0, 0], 0)?;
