@@ -12,6 +12,7 @@ use rayon::prelude::*;
 pub use self::transposed::gemm_transposed;
 
 use self::narrow::NarrowRows;
+use self::weights::{Weight, Weights};
 use crate::error::{Error, Result, expect_len, product};
 use crate::pages;
 use crate::pool;
@@ -21,6 +22,7 @@ mod narrow;
 #[cfg(test)]
 mod tests;
 mod transposed;
+mod weights;
 
 /// Columns of a panel: two AVX-512 vectors.
 const PANEL: usize = 32;
@@ -56,9 +58,9 @@ pub struct PackedMatrix {
     n: usize,
     /// Whether there are so few columns that lanes run over rows.
     narrow: bool,
-    /// Narrow: `[n, k]`. Otherwise panels `[k, width]`, all `PANEL` wide but the last, which may be
+    /// Narrow: `[n, k]`, floats. Otherwise panels `[k, width]`, all `PANEL` wide but the last, which may be
     /// `HALF_PANEL` wide; columns past `n` are zero.
-    data: Vec<f32>,
+    weights: Weights,
 }
 
 impl PackedMatrix {
@@ -72,9 +74,9 @@ impl PackedMatrix {
     pub fn new(weights: &[f32], k: usize, n: usize) -> Result<Self> {
         expect_len("weights", product("k * n", k, n)?, weights.len())?;
         if n <= NARROW {
-            return Ok(Self::pack(k, n, |row, column| weights[row * n + column]));
+            return Ok(Self::pack_narrow(k, n, |row, column| weights[row * n + column]));
         }
-        Ok(Self::pack_panels(weights, k, n))
+        Ok(Self { k, n, narrow: false, weights: Weights::of(rows_in_panels(weights, k, n), k) })
     }
 
     /// Packs a row-major matrix for [`gemm_transposed`], which wants columns side by side however few.
@@ -86,7 +88,7 @@ impl PackedMatrix {
     /// [`Error::Shape`] where `weights` does not hold `k * n` floats.
     pub fn for_transposed(weights: &[f32], k: usize, n: usize) -> Result<Self> {
         expect_len("weights", product("k * n", k, n)?, weights.len())?;
-        Ok(Self::pack_panels(weights, k, n))
+        Ok(Self { k, n, narrow: false, weights: Weights::Floats(rows_in_panels(weights, k, n)) })
     }
 
     /// Packs the transpose of a row-major matrix, the layout of a linear layer's weights.
@@ -98,25 +100,31 @@ impl PackedMatrix {
     /// [`Error::Shape`] where `weights` does not hold `k * n` floats.
     pub fn from_transposed(weights: &[f32], k: usize, n: usize) -> Result<Self> {
         expect_len("weights", product("k * n", k, n)?, weights.len())?;
-        Ok(Self::pack(k, n, |row, column| weights[column * k + row]))
+        let at = |row: usize, column: usize| weights[column * k + row];
+        if n <= NARROW {
+            return Ok(Self::pack_narrow(k, n, at));
+        }
+        let floats = in_panels(k, n, |columns, row, out| {
+            columns.zip(out).for_each(|(column, out)| *out = at(row, column));
+        });
+        Ok(Self { k, n, narrow: false, weights: Weights::of(floats, k) })
     }
 
     /// The matrix as [`PackedMatrix::new`] took it, `[k, n]`.
     pub fn unpacked(&self) -> Vec<f32> {
         let (k, n) = (self.k, self.n);
         let mut out = vec![0.0; k * n];
-        if self.narrow {
-            for (i, x) in out.iter_mut().enumerate() {
-                *x = self.data[i % n * k + i / n];
-            }
-            return out;
-        }
-        for first in (0..n).step_by(PANEL) {
-            let (width, cols) = (panel_width(n - first), PANEL.min(n - first));
-            let rows = self.data[first * k..][..k * width].chunks_exact(width);
-            for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
-                out[first..first + cols].copy_from_slice(&row[..cols]);
-            }
+        for (i, x) in out.iter_mut().enumerate() {
+            let (row, column) = (i / n, i % n);
+            let first = column / PANEL * PANEL;
+            let place = match self.narrow {
+                true => column * k + row,
+                false => first * k + row * panel_width(n - first) + column - first,
+            };
+            *x = match &self.weights {
+                Weights::Floats(values) => values[place],
+                Weights::Bytes { values, scales } => f32::from(values[place]) * scales[column],
+            };
         }
         out
     }
@@ -131,46 +139,40 @@ impl PackedMatrix {
         self.n
     }
 
-    fn pack(k: usize, n: usize, at: impl Fn(usize, usize) -> f32 + Sync) -> Self {
-        if n <= NARROW {
-            let places = (0..n).flat_map(|column| (0..k).map(move |row| (row, column)));
-            return Self { k, n, narrow: true, data: places.map(|(row, column)| at(row, column)).collect() };
-        }
-        Self::in_panels(k, n, |columns, row, out| {
-            for (column, out) in columns.zip(out) {
-                *out = at(row, column);
-            }
-        })
-    }
-
-    /// Copies whole stretches of rows.
-    fn pack_panels(weights: &[f32], k: usize, n: usize) -> Self {
-        Self::in_panels(k, n, |columns, row, out| {
-            out[..columns.len()].copy_from_slice(&weights[row * n..][columns]);
-        })
-    }
-
-    /// Calls `fill(columns, row, out)` for each row of each panel; `out` may be wider than `columns`.
-    fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Self {
-        let mut data = pages::zeros(k * n.next_multiple_of(HALF_PANEL));
-        let fill = |(panel_idx, panel): (usize, &mut [f32])| {
-            let first = panel_idx * PANEL;
-            let width = panel_width(n - first);
-            for (row, out) in panel.chunks_exact_mut(width).enumerate() {
-                fill(first..n.min(first + width), row, out);
-            }
-        };
-        let panel_len = (k * PANEL).max(1);
-        match pool::threads_for(data.len(), pool::GRAIN) {
-            0 | 1 => data.chunks_mut(panel_len).enumerate().for_each(fill),
-            _ => data.par_chunks_mut(panel_len).enumerate().for_each(fill),
-        }
-        Self { k, n, narrow: false, data }
+    /// Packs columns one after the other.
+    fn pack_narrow(k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Self {
+        let places = (0..n).flat_map(|column| (0..k).map(move |row| (row, column)));
+        let values = places.map(|(row, column)| at(row, column)).collect();
+        Self { k, n, narrow: true, weights: Weights::Floats(values) }
     }
 
     fn n_panels(&self) -> usize {
         self.n.div_ceil(PANEL)
     }
+}
+
+/// A row-major matrix in panels.
+fn rows_in_panels(weights: &[f32], k: usize, n: usize) -> Vec<f32> {
+    in_panels(k, n, |columns, row, out| out[..columns.len()].copy_from_slice(&weights[row * n..][columns]))
+}
+
+/// Calls `fill(columns, row, out)` for each row of each panel, whole stretches of columns at a time; `out` may be wider
+/// than `columns`.
+fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut data = pages::zeros(k * n.next_multiple_of(HALF_PANEL));
+    let fill = |(panel_idx, panel): (usize, &mut [f32])| {
+        let first = panel_idx * PANEL;
+        let width = panel_width(n - first);
+        for (row, out) in panel.chunks_exact_mut(width).enumerate() {
+            fill(first..n.min(first + width), row, out);
+        }
+    };
+    let panel_len = (k * PANEL).max(1);
+    match pool::threads_for(data.len(), pool::GRAIN) {
+        0 | 1 => data.chunks_mut(panel_len).enumerate().for_each(fill),
+        _ => data.par_chunks_mut(panel_len).enumerate().for_each(fill),
+    }
+    data
 }
 
 fn panel_width(columns_left: usize) -> usize {
@@ -258,6 +260,26 @@ pub enum Start<'a> {
 /// # Errors
 /// [`Error::Shape`] where the sizes do not agree.
 pub fn gemm(rows: Rows<'_>, matrix: &PackedMatrix, start: Start<'_>, out: &mut [f32]) -> Result<()> {
+    gemm_in_order(rows, matrix, start, out, Order::Forwards)
+}
+
+/// In which order a product reads the matrix; its result does not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Forwards,
+    /// From the last panel to the first. A matrix that does not fit into the cache leaves its end there, which the
+    /// next product with it can begin with.
+    Backwards,
+}
+
+/// As [`gemm`], with a choice of the order.
+pub(crate) fn gemm_in_order(
+    rows: Rows<'_>,
+    matrix: &PackedMatrix,
+    start: Start<'_>,
+    out: &mut [f32],
+    order: Order,
+) -> Result<()> {
     expect_len("row_len", matrix.k, rows.row_len)?;
     expect_len("out", product("n_rows * n", rows.n_rows, matrix.n)?, out.len())?;
     if let Start::Bias(bias) = start {
@@ -266,31 +288,64 @@ pub fn gemm(rows: Rows<'_>, matrix: &PackedMatrix, start: Start<'_>, out: &mut [
     if out.is_empty() {
         return Ok(());
     }
-    let level = level();
-    let work = out.len().saturating_mul(matrix.k);
-    let n_threads = pool::threads_for(work, GRAIN);
-    let n_panels = matrix.n_panels();
-    if n_threads > 1 && n_panels > 1 && rows.n_rows < BLOCK_ROWS {
-        // Few rows: the weights are the larger side, and each thread reads only its own.
-        let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-        let n_parts = n_panels.min(2 * n_threads);
-        (0..n_parts).into_par_iter().for_each(|part| {
-            let panels = part * n_panels / n_parts..(part + 1) * n_panels / n_parts;
-            dispatch(level, Tiles::<false> { rows, matrix, panels, start, out });
-        });
-        return Ok(());
-    }
-    let unit = if matrix.narrow { narrow::BLOCK_ROWS } else { ROW_UNIT };
-    pool::for_row_blocks(out, matrix.n, unit, n_threads, |first, out| {
-        let rows = rows.slice(first..first + out.len() / matrix.n);
-        if matrix.narrow {
-            dispatch(level, NarrowRows { rows, matrix, start, out });
-        } else {
-            let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-            dispatch(level, Tiles::<false> { rows, matrix, panels: 0..n_panels, start, out });
+    match &matrix.weights {
+        Weights::Floats(values) if matrix.narrow => {
+            let n_threads = pool::threads_for(out.len().saturating_mul(matrix.k), GRAIN);
+            let level = level();
+            pool::for_row_blocks(out, matrix.n, narrow::BLOCK_ROWS, n_threads, |first, out| {
+                let rows = rows.slice(first..first + out.len() / matrix.n);
+                dispatch(level, NarrowRows { rows, columns: values, n: matrix.n, start, out });
+            });
         }
-    });
+        Weights::Floats(values) => {
+            Product::<_, false> { rows, matrix, values, scales: &[], start, order }.run(ROW_UNIT, out);
+        }
+        Weights::Bytes { values, scales } => {
+            Product::<_, false> { rows, matrix, values, scales, start, order }.run(ROW_UNIT, out);
+        }
+    }
     Ok(())
+}
+
+/// A product with a matrix in panels; `T` when rows are columns of a row-major matrix.
+#[derive(Clone, Copy)]
+struct Product<'a, W, const T: bool> {
+    /// Every row is `matrix.k` long and inside its slice.
+    rows: Rows<'a>,
+    matrix: &'a PackedMatrix,
+    /// The panels of `matrix`.
+    values: &'a [W],
+    /// For weights that are scaled: of the columns of all panels.
+    scales: &'a [f32],
+    /// A bias is `matrix.n` long.
+    start: Start<'a>,
+    order: Order,
+}
+
+impl<W: Weight, const T: bool> Product<'_, W, T> {
+    /// Shares the work out: threads get multiples of `unit` rows, or panels. `out` holds all rows and is not empty.
+    fn run(self, unit: usize, out: &mut [f32]) {
+        let Self { rows, matrix, order, .. } = self;
+        let (level, n_panels) = (level(), matrix.n_panels());
+        let n_threads = pool::threads_for(out.len().saturating_mul(matrix.k), GRAIN);
+        if n_threads > 1 && n_panels > 1 && rows.n_rows < BLOCK_ROWS {
+            // Few rows: the weights are the larger side, and each thread reads only its own.
+            let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
+            let n_parts = n_panels.min(2 * n_threads);
+            (0..n_parts).into_par_iter().for_each(|part| {
+                // A thread takes two neighbours, and backwards the second first.
+                let part = if order == Order::Backwards { (part ^ 1).min(n_parts - 1) } else { part };
+                let panels = part * n_panels / n_parts..(part + 1) * n_panels / n_parts;
+                dispatch(level, Tiles { product: self, panels, out });
+            });
+            return;
+        }
+        pool::for_row_blocks(out, matrix.n, unit, n_threads, |first, out| {
+            let rows = rows.slice(first..first + out.len() / matrix.n);
+            let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
+            dispatch(level, Tiles { product: Self { rows, ..self }, panels: 0..n_panels, out });
+        });
+    }
 }
 
 /// The output of a product as a place to write tiles to.
@@ -306,29 +361,26 @@ unsafe impl Send for Columns {}
 #[expect(unsafe_code, reason = "disjoint columns of one matrix cannot be split as slices")]
 unsafe impl Sync for Columns {}
 
-/// All `rows` times the columns in `panels`; `T` when rows are columns of a row-major matrix.
-struct Tiles<'a, const T: bool> {
-    /// Every row is `matrix.k` long and inside its slice.
-    rows: Rows<'a>,
-    matrix: &'a PackedMatrix,
-    /// Within the panels of `matrix`.
+/// All rows of a product times the columns in `panels`.
+struct Tiles<'a, W, const T: bool> {
+    product: Product<'a, W, T>,
+    /// Within the panels of the matrix.
     panels: Range<usize>,
-    /// A bias is `matrix.n` long.
-    start: Start<'a>,
-    /// Row r, column c lies at `r * pitch + c`; valid for `rows.n_rows` rows and the columns of `panels`.
+    /// Row r, column c lies at `r * pitch + c`; valid for all rows and the columns of `panels`.
     out: Columns,
 }
 
-impl<const T: bool> Kernel for Tiles<'_, T> {
+impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (n_rows, k, n) = (self.rows.n_rows, self.matrix.k, self.matrix.n);
+        let Product { rows: all, matrix, order, .. } = self.product;
+        let (n_rows, k, n) = (all.n_rows, matrix.k, matrix.n);
         // A few rows pass the weights once, in the order in which they lie.
         let few = n_rows <= S::TILE_ROWS;
         let max_depth = if few { k.max(1) } else { BLOCK_DEPTH };
-        let mut spread = match !few && self.panels.len() > 1 && collides(self.rows.pitch) {
+        let mut spread = match !few && self.panels.len() > 1 && collides(all.pitch) {
             true => vec![0.0; BLOCK_ROWS * SPREAD_PITCH],
             false => Vec::new(),
         };
@@ -337,12 +389,16 @@ impl<const T: bool> Kernel for Tiles<'_, T> {
             // At least one round, which stores the start where k is zero.
             for first in (0..k.max(1)).step_by(max_depth) {
                 let depth = first..(first + max_depth).min(k);
-                let mut left = self.rows.slice(rows.clone()).part(depth.clone());
+                let mut left = all.slice(rows.clone()).part(depth.clone());
                 if !spread.is_empty() {
                     left.copy_to(&mut spread, SPREAD_PITCH);
                     left = Rows { data: &spread, pitch: SPREAD_PITCH, ..left };
                 }
-                for panel in self.panels.clone() {
+                for i in 0..self.panels.len() {
+                    let panel = match order {
+                        Order::Forwards => self.panels.start + i,
+                        Order::Backwards => self.panels.end - 1 - i,
+                    };
                     let end = n.min((panel + 1) * PANEL);
                     let mut column = panel * PANEL;
                     let mut ahead = self.next_panel(panel, depth.start);
@@ -364,20 +420,23 @@ impl<const T: bool> Kernel for Tiles<'_, T> {
     }
 }
 
-impl<const T: bool> Tiles<'_, T> {
+impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     /// Where the part of the next panel lies that follows the one of `panel` at `depth`, if it is not in a
     /// cache anyway.
     fn next_panel(&self, panel: usize, depth: usize) -> Option<*const f32> {
+        let Product { rows, matrix, values, order, .. } = self.product;
         let next = panel + 1;
-        if self.matrix.data.len() < UNCACHED
-            || self.rows.n_rows <= FETCHED_BY_ITSELF
+        if values.len() < UNCACHED
+            || W::IS_SCALED
+            || order == Order::Backwards
+            || rows.n_rows <= FETCHED_BY_ITSELF
             || next == self.panels.end
         {
             return None;
         }
         let first = next * PANEL;
-        let place = first * self.matrix.k + depth * panel_width(self.matrix.n - first);
-        self.matrix.data.get(place..).map(<[f32]>::as_ptr)
+        let place = first * matrix.k + depth * panel_width(matrix.n - first);
+        values.get(place..).map(|values| values.as_ptr().cast())
     }
 }
 
@@ -402,7 +461,7 @@ struct Stripe<'a> {
     ahead: Option<*const f32>,
 }
 
-impl<const T: bool> Tiles<'_, T> {
+impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     /// Computes `stripe` in tiles of `V` vectors, as tall as registers and rows allow.
     ///
     /// The tiles take turns in fetching what comes next: memory and arithmetic work at the same time.
@@ -445,21 +504,22 @@ impl<const T: bool> Tiles<'_, T> {
         ahead: Option<Ahead>,
     ) -> usize {
         let &Stripe { ref left, depth, column, cols, .. } = stripe;
-        let (k, n, pitch, step) = (self.matrix.k, self.matrix.n, left.pitch, left.step);
+        let Product { rows, matrix, values, scales, start, .. } = self.product;
+        let (k, n, pitch, step) = (matrix.k, matrix.n, left.pitch, left.step);
         let first = column / PANEL * PANEL;
         let width = panel_width(n - first);
-        debug_assert!(row + R <= left.n_rows && stripe.row + left.n_rows <= self.rows.n_rows);
+        debug_assert!(row + R <= left.n_rows && stripe.row + left.n_rows <= rows.n_rows);
         debug_assert!(depth + left.row_len <= k);
         debug_assert!(column + cols <= n && cols <= V * S::LANES);
         debug_assert!(column - first + V * S::LANES <= width);
         // Later parts of k go on with the chain that the first part stored.
-        let start = if depth == 0 { self.start } else { Start::Accumulate };
+        let start = if depth == 0 { start } else { Start::Accumulate };
         // SAFETY: `left` holds its rows; the panel holds `k * width` floats from `first * k` on, of which those
-        // of this part start at `depth * width`, and `V` vectors from `column - first` on lie within its width;
-        // `out` and the bias hold the columns.
+        // of this part start at `depth * width`, and `V` vectors from `column - first` on lie within its width,
+        // as they do in the factors, if there are any; `out` and the bias hold the columns.
         unsafe {
             let a = left.data.as_ptr().add(if T { row } else { row * pitch });
-            let b = self.matrix.data.as_ptr().add(first * k + depth * width + (column - first));
+            let b = values.as_ptr().add(first * k + depth * width + (column - first));
             let out = self.out.data.add((stripe.row + row) * self.out.pitch + column);
             let mut acc = [[s.splat(0.0); V]; R];
             match start {
@@ -473,13 +533,19 @@ impl<const T: bool> Tiles<'_, T> {
                     }
                 }
             }
+            let mut factors = [s.splat(0.0); V];
+            if W::IS_SCALED {
+                for (v, factors) in factors.iter_mut().enumerate() {
+                    *factors = s.load_ptr(scales.as_ptr().add(column + v * S::LANES));
+                }
+            }
             for i in 0..left.row_len {
                 if let Some(ahead) = ahead {
                     ahead.fetch(s, i);
                 }
                 let mut right = [s.splat(0.0); V];
                 for (v, right) in right.iter_mut().enumerate() {
-                    *right = s.load_ptr(b.add(i * width + v * S::LANES));
+                    *right = W::load(s, b.add(i * width + v * S::LANES), factors[v]);
                 }
                 for (r, acc) in acc.iter_mut().enumerate() {
                     // Constants for the compiler: neighbouring elements, or neighbouring rows.

@@ -46,6 +46,7 @@
 mod attention;
 mod combine;
 mod depthwise;
+mod distances;
 mod elementwise;
 mod error;
 mod gaussian;
@@ -66,6 +67,7 @@ mod testing;
 pub use attention::{Heads, attention};
 pub use combine::{add, add_scaled_rows, scale_channels};
 pub use depthwise::{Depthwise, depthwise, depthwise_input_gradient, depthwise_weight_gradient};
+pub use distances::{covered_by_minimum, n_minima, squared_distances};
 pub use elementwise::{Unary, snake, snake_beta, snake_gradient, unary, unary_gradient, unary_in_place};
 pub use error::{Error, Result};
 pub use gaussian::gaussian;

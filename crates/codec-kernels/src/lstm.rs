@@ -2,7 +2,7 @@
 
 use crate::elementwise::functions::{Function, Sigmoid, Tanh};
 use crate::error::{Error, Result, expect_len, product};
-use crate::gemm::{PackedMatrix, Rows, Start, gemm};
+use crate::gemm::{Order, PackedMatrix, Rows, Start, gemm_in_order};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 
 mod gradient;
@@ -49,16 +49,19 @@ pub fn lstm_sequence(
     // One step of all items side by side, so that the items share the weights.
     let mut step = vec![0.0; if batch > 1 { batch * n_gates } else { 0 }];
     for t in 0..n_steps {
+        // There and back: a step begins with the weights that the one before it read last.
+        let order = if t % 2 == 0 { Order::Forwards } else { Order::Backwards };
         let at = |item: usize| (item * n_steps + t) * n_gates;
         if batch == 1 {
             let sums = &mut gates[at(0)..][..n_gates];
-            gemm(Rows::new(hidden_state, 1, hidden, hidden)?, recurrent, Start::Accumulate, sums)?;
+            let rows = Rows::new(hidden_state, 1, hidden, hidden)?;
+            gemm_in_order(rows, recurrent, Start::Accumulate, sums, order)?;
         } else {
             for (item, step) in step.chunks_exact_mut(n_gates).enumerate() {
                 step.copy_from_slice(&gates[at(item)..][..n_gates]);
             }
             let rows = Rows::new(hidden_state, batch, hidden, hidden)?;
-            gemm(rows, recurrent, Start::Accumulate, &mut step)?;
+            gemm_in_order(rows, recurrent, Start::Accumulate, &mut step, order)?;
             for (item, step) in step.chunks_exact(n_gates).enumerate() {
                 gates[at(item)..][..n_gates].copy_from_slice(step);
             }

@@ -135,6 +135,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `n` floats can be read at `xs`.
     unsafe fn load_part(self, xs: *const f32, n: usize) -> Self::V;
+    /// Loads `LANES` integers of eight bits and converts them.
+    /// # Safety
+    /// `LANES` integers can be read at `xs`.
+    unsafe fn load_bytes_ptr(self, xs: *const i8) -> Self::V;
     /// # Safety
     /// `LANES` floats can be written at `out`.
     unsafe fn store_ptr(self, v: Self::V, out: *mut f32);
@@ -267,6 +271,11 @@ impl Simd for Portable {
             *x = unsafe { *xs.add(i) };
         }
         v
+    }
+    #[inline(always)]
+    unsafe fn load_bytes_ptr(self, xs: *const i8) -> Self::V {
+        // SAFETY: the caller vouches for eight integers.
+        unsafe { xs.cast::<[i8; 8]>().read() }.map(f32::from)
     }
     #[inline(always)]
     unsafe fn store_ptr(self, v: Self::V, out: *mut f32) {

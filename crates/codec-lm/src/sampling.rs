@@ -92,13 +92,15 @@ impl Sampler {
         }
         let last = self.settings.len() - 1;
         let settings = self.settings[codebook_idx.min(last)];
-        let order = by_likelihood(logits);
-        let best = order.first().copied().unwrap_or(0);
+        let best = likeliest(logits);
         if settings.temperature == 0.0 || logits.len() < 2 {
             return Ok(best);
         }
         // Below this all but the best are at zero, and a division would overflow.
         let temperature = settings.temperature.max(1e-4) as f32;
+        // Sorting takes longer than all the rest.
+        let is_limited = settings.top_k > 0 || settings.top_p < 1.0;
+        let order = if is_limited { by_likelihood(logits) } else { Vec::new() };
         let top = logits[best];
         logits.iter_mut().for_each(|x| *x = (*x - top) / temperature);
         if settings.top_k > 0 {
@@ -126,6 +128,12 @@ impl Sampler {
         }
         Ok(best)
     }
+}
+
+/// The likeliest token, of equal ones the lowest.
+fn likeliest(logits: &[f32]) -> usize {
+    (1..logits.len())
+        .fold(0, |best, idx| if logits[idx].total_cmp(&logits[best]).is_gt() { idx } else { best })
 }
 
 /// The tokens, likeliest first; of equal ones the lower first.

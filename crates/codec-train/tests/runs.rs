@@ -4,7 +4,7 @@ use candle_core::Device;
 use codec_core::AudioBuffer;
 use codec_io::{WavFormat, WavWriter};
 use codec_train::checkpoint::Saved;
-use codec_train::config::RunConfig;
+use codec_train::config::{Revival, RunConfig};
 use codec_train::folder::RunFolder;
 use codec_train::run::{self, Outcome, Watch};
 use codec_train::validation::Report;
@@ -283,6 +283,34 @@ fn averaged_weights_begin_anew_where_an_entry_does() -> Result {
         return Ok(());
     }
     Err("no entry was revived".into())
+}
+
+#[test]
+fn moves_of_codebooks_that_cannot_be_are_refused() -> Result {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("clips"))?;
+    write_clips(&folder.path().join("clips"))?;
+    // The codebooks of DAC learn by gradient.
+    for (model, is_refused) in [(DAC, true), (ENCODEC, false)] {
+        let mut config = config(folder.path(), model, "")?;
+        config.adversary = None;
+        config.quantizer.revive_as = Revival::Split;
+        let error = Trainer::new(config, &Device::Cpu).err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), is_refused, "{error:?}");
+        assert!(error.is_none_or(|error| error.contains("quantizer.revive_as")));
+    }
+    let path = folder.path().join("run.toml");
+    let text = std::fs::read_to_string(&path)?;
+    for (share, is_refused) in [("-0.1", true), ("0.0", false), ("0.9", false), ("1.0", true), ("nan", true)]
+    {
+        let changed = path.with_file_name("changed.toml");
+        let setting = format!("[quantizer]\nrevive_below = {share}\n");
+        std::fs::write(&changed, text.replace("[quantizer]\n", &setting))?;
+        let error = RunConfig::open(&changed).err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), is_refused, "{share}: {error:?}");
+        assert!(error.is_none_or(|error| error.contains("quantizer.revive_below")));
+    }
+    Ok(())
 }
 
 #[test]

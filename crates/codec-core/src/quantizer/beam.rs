@@ -7,7 +7,8 @@
 use crate::codes::{CodeLayout, Codes};
 use crate::error::{Error, Result};
 use crate::quantizer::blocks::{encode_blocks, grown};
-use crate::quantizer::{Distance, Latents, Quantizer, Rvq, Vq, vq};
+use crate::quantizer::vq::{self, DistanceRow};
+use crate::quantizer::{Distance, Latents, Quantizer, Rvq, Vq};
 use codec_kernels::squared_norms;
 
 /// An [`Rvq`] whose encoder keeps the `width` best paths of each frame at every stage.
@@ -69,7 +70,7 @@ impl BeamRvq {
     ) -> Result<()> {
         let dim = self.dim();
         let n_frames = xs.len() / dim;
-        let Scratch { residuals, extended, norms, stages, vq } = scratch;
+        let Scratch { residuals, extended, norms, stages, vq, minima } = scratch;
         grown(residuals, xs.len()).copy_from_slice(xs);
         stages.resize_with(stages.len().max(n_codebooks), Vec::new);
         // Paths of each frame, best first.
@@ -82,10 +83,9 @@ impl BeamRvq {
             squared_norms(residual, dim, norms)?;
             best.clear();
             best.resize(n_frames * n_next, Extension { distance: f32::INFINITY, path_idx: 0, code: 0 });
-            stage.for_each_row_of_distances(vq, residual, norms, |row_idx, first_code, distances| {
+            stage.for_each_row_of_distances(vq, residual, norms, |row_idx, row| {
                 let (frame_idx, path_idx) = (row_idx / n_paths, row_idx % n_paths);
-                let best = &mut best[frame_idx * n_next..][..n_next];
-                extend(best, distances, path_idx as u32, first_code);
+                extend(&mut best[frame_idx * n_next..][..n_next], path_idx as u32, row, minima);
             })?;
             let rows = grown(extended, n_frames * n_next * dim).chunks_exact_mut(dim);
             for (i, (to, extension)) in rows.zip(best.iter()).enumerate() {
@@ -141,6 +141,7 @@ struct Scratch {
     /// For every stage the paths that are kept, in order, frame by frame.
     stages: Vec<Vec<Extension>>,
     vq: vq::Scratch,
+    minima: Vec<f32>,
 }
 
 /// A path with one more code.
@@ -160,29 +161,25 @@ impl Extension {
     }
 }
 
-/// Puts the extensions of one path by consecutive codes where they belong in `best`, which is in order.
-fn extend(best: &mut [Extension], distances: &[f32], path_idx: u32, first_code: u32) {
-    let Some(last) = best.len().checked_sub(1) else { return };
-    for (chunk_idx, chunk) in distances.chunks(LANES).enumerate() {
-        // Not-a-number is not smaller than anything, so it never wins.
-        let worst = best[last].distance;
-        if !chunk.iter().fold(false, |any, &distance| any | (distance <= worst)) {
-            continue;
+/// Puts the extensions of one path by the codes of a run where they belong in `best`, which is in order.
+fn extend(best: &mut [Extension], path_idx: u32, row: DistanceRow<'_>, scratch: &mut Vec<f32>) {
+    let n_paths = best.len();
+    let Some(last) = n_paths.checked_sub(1) else { return };
+    let bound = match best[last].distance {
+        // Where nothing is known yet, most codes of the first path would come in only to be pushed out.
+        f32::INFINITY => row.bound_of_nearest(n_paths, scratch),
+        distance => distance,
+    };
+    row.for_each_up_to(bound, |code, distance| {
+        let new = Extension { distance, path_idx, code };
+        if new.precedes(&best[last]) {
+            let place = best.partition_point(|old| !new.precedes(old));
+            best.copy_within(place..last, place + 1);
+            best[place] = new;
         }
-        for (i, &distance) in chunk.iter().enumerate() {
-            let code = first_code + (chunk_idx * LANES + i) as u32;
-            let new = Extension { distance, path_idx, code };
-            if new.precedes(&best[last]) {
-                let place = best.partition_point(|old| !new.precedes(old));
-                best[place..].rotate_right(1);
-                best[place] = new;
-            }
-        }
-    }
+        best[last].distance.min(bound)
+    });
 }
-
-/// Distances that are compared side by side.
-const LANES: usize = 16;
 
 #[cfg(test)]
 mod tests {

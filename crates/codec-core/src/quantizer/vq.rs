@@ -7,7 +7,9 @@ use crate::codes::{CodeLayout, CodebookSpec, Codes, MAX_CODEBOOK_SIZE};
 use crate::error::Result;
 use crate::quantizer::blocks::{decode_blocks, encode_blocks, grown};
 use crate::quantizer::{Distance, Latents, Projections, Quantizer, check_finite};
-use codec_kernels::{PackedMatrix, Rows, Start, gemm, squared_norms};
+use codec_kernels::{
+    PackedMatrix, Rows, Start, covered_by_minimum, gemm, n_minima, squared_distances, squared_norms,
+};
 
 /// One codebook, optionally between two projections.
 ///
@@ -102,7 +104,7 @@ impl Vq {
     /// Codes of rows `xs`, `[n, dim]`, into `codes`, `[n]`.
     pub(crate) fn encode_rows(&self, scratch: &mut Scratch, xs: &[f32], codes: &mut [u32]) -> Result<()> {
         let (dim, inner) = (self.dim(), self.codebook_dim);
-        let Scratch { looked_up, products, norms, nearest } = scratch;
+        let Scratch { looked_up, norms, nearest, distances } = scratch;
         for (xs, codes) in xs.chunks(SEARCH_ROWS.saturating_mul(dim)).zip(codes.chunks_mut(SEARCH_ROWS)) {
             let n_rows = codes.len();
             let norms = grown(norms, n_rows);
@@ -122,29 +124,25 @@ impl Vq {
             };
             squared_norms(looked_up, inner, norms)?;
             nearest.clear();
-            nearest.resize(n_rows, Nearest { distance: f32::INFINITY, entry_idx: 0 });
+            nearest.resize(n_rows, Nearest { distance: f32::INFINITY, code: 0 });
             let rows = Rows::new(looked_up, n_rows, inner, inner)?;
-            let mut first_idx = 0;
+            let mut first_code = 0;
             for panel in &self.panels {
-                let size = panel.norms.len();
-                let products = grown(products, n_rows * size);
-                gemm(rows, &panel.entries, Start::Zero, products)?;
-                for ((products, &norm), nearest) in
-                    products.chunks_exact_mut(size).zip(norms.iter()).zip(nearest.iter_mut())
-                {
-                    panel.search(products, norm, first_idx, nearest);
+                panel.measure(distances, rows, norms)?;
+                for (nearest, row) in nearest.iter_mut().zip(distances.rows(first_code)) {
+                    nearest.improve(row);
                 }
-                first_idx += PANEL_ENTRIES as u32;
+                first_code += PANEL_ENTRIES as u32;
             }
             for (code, nearest) in codes.iter_mut().zip(nearest.iter()) {
-                *code = nearest.entry_idx;
+                *code = nearest.code;
             }
         }
         Ok(())
     }
 
-    /// Visits the distances of rows, `[n, codebook_dim]` with squared norms `[n]`, from all entries: the row's
-    /// index, the code of the first entry of a run, and the distances of the run.
+    /// Visits the distances of rows, `[n, codebook_dim]` with squared norms `[n]`, from all entries, a run of
+    /// entries at a time; `visit` gets the row's index first.
     ///
     /// Only for a codebook without projections that is searched by Euclidean distance.
     pub(crate) fn for_each_row_of_distances(
@@ -152,21 +150,16 @@ impl Vq {
         scratch: &mut Scratch,
         rows: &[f32],
         norms: &[f32],
-        mut visit: impl FnMut(usize, u32, &[f32]),
+        mut visit: impl FnMut(usize, DistanceRow<'_>),
     ) -> Result<()> {
         let dim = self.codebook_dim;
         let blocks = rows.chunks(SEARCH_ROWS.saturating_mul(dim)).zip(norms.chunks(SEARCH_ROWS));
         for (block_idx, (rows, norms)) in blocks.enumerate() {
             let rows = Rows::new(rows, norms.len(), dim, dim)?;
             for (panel_idx, panel) in self.panels.iter().enumerate() {
-                let size = panel.norms.len();
-                let products = grown(&mut scratch.products, norms.len() * size);
-                gemm(rows, &panel.entries, Start::Zero, products)?;
-                for (i, (products, &norm)) in products.chunks_exact_mut(size).zip(norms).enumerate() {
-                    let values = products.iter_mut().zip(&panel.norms);
-                    values.for_each(|(value, &entry_norm)| *value = distance(*value, norm, entry_norm));
-                    visit(block_idx * SEARCH_ROWS + i, (panel_idx * PANEL_ENTRIES) as u32, products);
-                }
+                panel.measure(&mut scratch.distances, rows, norms)?;
+                let rows = scratch.distances.rows((panel_idx * PANEL_ENTRIES) as u32).take(norms.len());
+                rows.enumerate().for_each(|(i, row)| visit(block_idx * SEARCH_ROWS + i, row));
             }
         }
         Ok(())
@@ -219,9 +212,9 @@ impl Quantizer for Vq {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     looked_up: Vec<f32>,
-    products: Vec<f32>,
     norms: Vec<f32>,
     nearest: Vec<Nearest>,
+    distances: DistanceRows,
 }
 
 /// Entries that one product covers: with [`SEARCH_ROWS`] rows the products stay in the L2 cache,
@@ -229,8 +222,6 @@ pub(crate) struct Scratch {
 const PANEL_ENTRIES: usize = 1024;
 /// Rows that one product covers.
 const SEARCH_ROWS: usize = 64;
-/// Distances that are compared side by side.
-const LANES: usize = 16;
 
 /// A run of entries, ready to be searched.
 #[derive(Clone, Debug)]
@@ -246,52 +237,89 @@ impl Panel {
         Ok(Self { entries: PackedMatrix::from_transposed(entries, dim, norms.len())?, norms })
     }
 
-    /// Betters `nearest` by this panel's entries, given their products with the row; the products
-    /// are overwritten. The panel's first entry has the index `first_idx`.
-    fn search(&self, products: &mut [f32], row_norm: f32, first_idx: u32, nearest: &mut Nearest) {
-        // Not-a-number is not smaller than anything, so it never wins.
-        let smaller = |a: f32, b: f32| if b < a { b } else { a };
-
-        let mut lanes = [f32::INFINITY; LANES];
-        let (chunks, rest) = products.as_chunks_mut::<LANES>();
-        let (chunk_norms, rest_norms) = self.norms.as_chunks::<LANES>();
-        for (chunk, norms) in chunks.iter_mut().zip(chunk_norms) {
-            for i in 0..LANES {
-                chunk[i] = distance(chunk[i], row_norm, norms[i]);
-                lanes[i] = smaller(lanes[i], chunk[i]);
-            }
-        }
-        for (value, &norm) in rest.iter_mut().zip(rest_norms) {
-            *value = distance(*value, row_norm, norm);
-            lanes[0] = smaller(lanes[0], *value);
-        }
-        let smallest = lanes.into_iter().fold(f32::INFINITY, smaller);
-        // An equal distance in an earlier panel has the lower index.
-        if smallest < nearest.distance {
-            let entry_idx = first_idx + first_equal(products, smallest) as u32;
-            *nearest = Nearest { distance: smallest, entry_idx };
-        }
+    /// The distances of `rows`, whose squared norms are `row_norms`, from this run's entries.
+    fn measure(&self, out: &mut DistanceRows, rows: Rows<'_>, row_norms: &[f32]) -> Result<()> {
+        let (n_rows, n_entries) = (row_norms.len(), self.norms.len());
+        out.n_entries = n_entries;
+        let distances = grown(&mut out.distances, n_rows * n_entries);
+        let minima = grown(&mut out.minima, n_rows * n_minima(n_entries));
+        gemm(rows, &self.entries, Start::Zero, distances)?;
+        Ok(squared_distances(distances, row_norms, &self.norms, minima)?)
     }
 }
 
-/// The squared distance of a row from an entry, in the order of the reference.
-fn distance(product: f32, row_norm: f32, entry_norm: f32) -> f32 {
-    (row_norm - 2.0 * product) + entry_norm
+/// The distances of several rows from a run of entries, with their [minima](squared_distances).
+#[derive(Debug, Default)]
+struct DistanceRows {
+    n_entries: usize,
+    distances: Vec<f32>,
+    minima: Vec<f32>,
+}
+
+impl DistanceRows {
+    /// Row by row, for as many as were ever measured; the first entry has the code `first_code`.
+    fn rows(&self, first_code: u32) -> impl Iterator<Item = DistanceRow<'_>> {
+        let n_entries = self.n_entries.max(1);
+        let distances = self.distances.chunks_exact(n_entries);
+        let minima = self.minima.chunks_exact(n_minima(n_entries));
+        distances.zip(minima).map(move |(distances, minima)| DistanceRow { first_code, distances, minima })
+    }
+}
+
+/// The distances of a row from a run of entries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DistanceRow<'a> {
+    first_code: u32,
+    distances: &'a [f32],
+    minima: &'a [f32],
+}
+
+impl DistanceRow<'_> {
+    /// Visits codes and distances, among them all that are not above what the last visit gave back, which starts
+    /// with `bound`.
+    pub(crate) fn for_each_up_to(self, mut bound: f32, mut visit: impl FnMut(u32, f32) -> f32) {
+        for (minimum_idx, &minimum) in self.minima.iter().enumerate() {
+            if minimum <= bound {
+                for i in covered_by_minimum(minimum_idx, self.distances.len()) {
+                    if self.distances[i] <= bound {
+                        bound = visit(self.first_code + i as u32, self.distances[i]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A distance that at least `n` entries do not exceed, `n` being one or more; infinite where there are too few
+    /// to say.
+    pub(crate) fn bound_of_nearest(self, n: usize, scratch: &mut Vec<f32>) -> f32 {
+        if n > self.minima.len() {
+            return f32::INFINITY;
+        }
+        scratch.clear();
+        scratch.extend_from_slice(self.minima);
+        *scratch.select_nth_unstable_by(n - 1, f32::total_cmp).1
+    }
 }
 
 /// The best entry so far.
 #[derive(Clone, Copy, Debug)]
 struct Nearest {
     distance: f32,
-    entry_idx: u32,
+    code: u32,
 }
 
-/// Where `value` is found first; it is there.
-fn first_equal(values: &[f32], value: f32) -> usize {
-    let holds = |chunk: &[f32; LANES]| chunk.iter().fold(false, |found, &v| found | (v == value));
-    let (chunks, _) = values.as_chunks::<LANES>();
-    let start = chunks.iter().position(holds).unwrap_or(chunks.len()) * LANES;
-    start + values[start..].iter().position(|&v| v == value).unwrap_or(0)
+impl Nearest {
+    /// Looks at a run whose codes are above those seen before: they lose where distances are equal.
+    fn improve(&mut self, row: DistanceRow<'_>) {
+        let before = self.distance;
+        row.for_each_up_to(before, |code, distance| {
+            if distance < self.distance || distance == self.distance && distance < before && code < self.code
+            {
+                *self = Self { distance, code };
+            }
+            self.distance
+        });
+    }
 }
 
 /// Scales rows to unit length, as `torch.nn.functional.normalize` does; `norms` is overwritten.

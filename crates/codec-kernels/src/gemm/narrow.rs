@@ -1,6 +1,6 @@
 //! Products with a matrix of a few columns, such as the last convolution of a decoder, with lanes over rows.
 
-use super::{PackedMatrix, Rows, Start};
+use super::{Rows, Start};
 use crate::simd::{Kernel, Simd};
 
 /// Rows that are transposed at a time.
@@ -9,7 +9,9 @@ pub(super) const BLOCK_ROWS: usize = 64;
 /// All `rows` times a matrix of at most `NARROW` columns, with lanes over rows.
 pub(super) struct NarrowRows<'a> {
     pub(super) rows: Rows<'a>,
-    pub(super) matrix: &'a PackedMatrix,
+    /// `[n, k]`.
+    pub(super) columns: &'a [f32],
+    pub(super) n: usize,
     pub(super) start: Start<'a>,
     /// `[n_rows, n]`.
     pub(super) out: &'a mut [f32],
@@ -20,8 +22,8 @@ impl Kernel for NarrowRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { rows, matrix, start, out } = self;
-        let (k, n) = (matrix.k, matrix.n);
+        let Self { rows, columns, n, start, out } = self;
+        let k = rows.row_len;
         // Rows overlap by whole pitches, so one transposed copy of the data serves all of them: element i of
         // row r is `transposed[i % pitch][r + i / pitch]`.
         let height = rows.pitch.min(k);
@@ -32,7 +34,7 @@ impl Kernel for NarrowRows<'_> {
             let block = rows.slice(first..first + n_rows);
             transpose(&block, height, stride, &mut transposed);
             for column in 0..n {
-                let weights = &matrix.data[column * k..(column + 1) * k];
+                let weights = &columns[column * k..(column + 1) * k];
                 let out = &mut out[first * n..(first + n_rows) * n];
                 let mut buffer = [0.0; BLOCK_ROWS];
                 match start {

@@ -1,10 +1,7 @@
 //! Products whose left matrix is read by columns: what a convolution's weights owe to a batch.
 
-use super::{BLOCK_ROWS, Columns, GRAIN, PackedMatrix, Rows, Start, Tiles};
+use super::{Order, PackedMatrix, Product, Rows, Start, Weights};
 use crate::error::{Error, Result, expect_len, product};
-use crate::pool;
-use crate::simd::{dispatch, level};
-use rayon::prelude::*;
 
 /// Threads get whole multiples of this many rows: whole tiles on every level.
 const ROW_UNIT: usize = 24;
@@ -34,9 +31,10 @@ pub fn gemm_transposed(
     if step == 0 {
         return Err(Error::Zero { what: "step" });
     }
-    if matrix.narrow {
-        return Err(Error::Shape { what: "packed columns", expected: super::NARROW + 1, actual: n });
-    }
+    let values = match &matrix.weights {
+        Weights::Floats(values) if !matrix.narrow => values,
+        _ => return Err(Error::Shape { what: "packed columns", expected: super::PANEL, actual: n }),
+    };
     expect_len("out", product("n_rows * n", n_rows, n)?, out.len())?;
     if let Start::Bias(bias) = start {
         expect_len("bias", n, bias.len())?;
@@ -52,23 +50,8 @@ pub fn gemm_transposed(
         }
     }
     let rows = Rows { data: xs, n_rows, row_len: k, pitch: 1, step };
-    let level = level();
-    let n_threads = pool::threads_for(out.len().saturating_mul(k), GRAIN);
-    let n_panels = matrix.n_panels();
-    if n_threads > 1 && n_panels > 1 && n_rows < BLOCK_ROWS {
-        let out = Columns { data: out.as_mut_ptr(), pitch: n };
-        let n_parts = n_panels.min(2 * n_threads);
-        (0..n_parts).into_par_iter().for_each(|part| {
-            let panels = part * n_panels / n_parts..(part + 1) * n_panels / n_parts;
-            dispatch(level, Tiles::<true> { rows, matrix, panels, start, out });
-        });
-        return Ok(());
-    }
-    pool::for_row_blocks(out, n, ROW_UNIT, n_threads, |first, out| {
-        let rows = rows.slice(first..first + out.len() / n);
-        let out = Columns { data: out.as_mut_ptr(), pitch: n };
-        dispatch(level, Tiles::<true> { rows, matrix, panels: 0..n_panels, start, out });
-    });
+    let order = Order::Forwards;
+    Product::<_, true> { rows, matrix, values, scales: &[], start, order }.run(ROW_UNIT, out);
     Ok(())
 }
 

@@ -86,6 +86,10 @@ impl Simd for Avx512 {
         unsafe { arch::_mm512_maskz_loadu_ps(((1_u32 << n) - 1) as u16, xs) }
     }
     #[inline(always)]
+    unsafe fn load_bytes_ptr(self, xs: *const i8) -> Self::V {
+        unsafe { arch::_mm512_cvtepi32_ps(arch::_mm512_cvtepi8_epi32(arch::_mm_loadu_si128(xs.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store_ptr(self, v: Self::V, out: *mut f32) {
         unsafe { arch::_mm512_storeu_ps(out, v) }
     }
@@ -272,6 +276,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_part(self, xs: *const f32, n: usize) -> Self::V {
         unsafe { arch::_mm256_maskload_ps(xs, part(n)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes_ptr(self, xs: *const i8) -> Self::V {
+        unsafe { arch::_mm256_cvtepi32_ps(arch::_mm256_cvtepi8_epi32(arch::_mm_loadl_epi64(xs.cast()))) }
     }
     #[inline(always)]
     unsafe fn store_ptr(self, v: Self::V, out: *mut f32) {

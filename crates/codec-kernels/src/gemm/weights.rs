@@ -1,0 +1,184 @@
+//! How a packed matrix holds its numbers: as floats, or in a quarter of the memory where that loses nothing.
+
+use rayon::prelude::*;
+
+use super::{HALF_PANEL, PANEL};
+use crate::simd::{ROUND, Simd};
+
+/// Matrices below this many numbers stay in the cache as floats too.
+const FEWEST: usize = 1 << 14;
+/// The largest integer of eight bits that a quantizer uses.
+const LARGEST: f32 = 127.0;
+
+/// Numbers in the order in which the kernels read them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Weights {
+    Floats(Vec<f32>),
+    /// Every column is integers times one factor, as quantized models have it: the numbers are those products,
+    /// to the last bit.
+    Bytes {
+        values: Vec<i8>,
+        /// Of the columns, and zeros up to the end of the last panel.
+        scales: Vec<f32>,
+    },
+}
+
+/// A number as it is stored.
+pub(super) trait Weight: Copy + Sync {
+    /// Whether columns have factors.
+    const IS_SCALED: bool;
+
+    /// Loads a vector of weights of columns whose factors are `scales`.
+    ///
+    /// # Safety
+    /// `LANES` weights can be read at `from`.
+    #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
+    unsafe fn load<S: Simd>(s: S, from: *const Self, scales: S::V) -> S::V;
+}
+
+impl Weight for f32 {
+    const IS_SCALED: bool = false;
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
+    unsafe fn load<S: Simd>(s: S, from: *const Self, _: S::V) -> S::V {
+        // SAFETY: as the caller's.
+        unsafe { s.load_ptr(from) }
+    }
+}
+
+impl Weight for i8 {
+    const IS_SCALED: bool = true;
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
+    unsafe fn load<S: Simd>(s: S, from: *const Self, scales: S::V) -> S::V {
+        // SAFETY: as the caller's.
+        s.mul(unsafe { s.load_bytes_ptr(from) }, scales)
+    }
+}
+
+impl Weights {
+    /// Holds panels of `k` rows as bytes, if that loses nothing.
+    pub(super) fn of(floats: Vec<f32>, k: usize) -> Self {
+        if floats.len() < FEWEST || !first_column_is_quantized(&floats, k) {
+            return Self::Floats(floats);
+        }
+        let mut values = vec![0; floats.len()];
+        let mut scales = vec![0.0; floats.len() / k];
+        let panels = floats.par_chunks(k * PANEL).zip(values.par_chunks_mut(k * PANEL));
+        let is_quantized =
+            panels.zip(scales.par_chunks_mut(PANEL)).all(|((floats, values), scales)| match scales.len() {
+                PANEL => quantize::<PANEL>(floats, values, scales),
+                _ => quantize::<HALF_PANEL>(floats, values, scales),
+            });
+        if is_quantized { Self::Bytes { values, scales } } else { Self::Floats(floats) }
+    }
+}
+
+/// Whether it is worth looking at the others: of most matrices this column tells that they are not.
+fn first_column_is_quantized(floats: &[f32], k: usize) -> bool {
+    let width = (floats.len() / k).min(PANEL);
+    let column: Vec<f32> = floats.iter().step_by(width).take(k).copied().collect();
+    quantize::<1>(&column, &mut vec![0; k], &mut [0.0])
+}
+
+/// Finds the integers and factors of a panel of `W` columns; gives whether they are what it holds, to the last bit.
+fn quantize<const W: usize>(floats: &[f32], values: &mut [i8], scales: &mut [f32]) -> bool {
+    let (rows, _) = floats.as_chunks::<W>();
+    let (values, _) = values.as_chunks_mut::<W>();
+    let mut largest = [0.0_f32; W];
+    for row in rows {
+        for (largest, x) in largest.iter_mut().zip(row) {
+            *largest = if x.abs() > *largest { x.abs() } else { *largest };
+        }
+    }
+    // A factor is its column's largest number by the largest integer, give or take the rounding of both.
+    let guess = largest.map(|x| x / LARGEST);
+    let mut found = [0.0; W];
+    let mut is_found = [false; W];
+    for candidate in [guess, guess.map(f32::next_up), guess.map(f32::next_down)] {
+        for i in 0..W {
+            found[i] = if is_found[i] { found[i] } else { candidate[i] };
+        }
+        is_found = [true; W];
+        for (row, values) in rows.iter().zip(values.iter_mut()) {
+            for i in 0..W {
+                // The integer lies in the low bits. One that does not fit gives another product.
+                values[i] = (row[i] / found[i] + ROUND).to_bits() as i8;
+                is_found[i] &= (f32::from(values[i]) * found[i]).to_bits() == row[i].to_bits();
+            }
+        }
+        if is_found == [true; W] {
+            scales.copy_from_slice(&found);
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::{PackedMatrix, Rows, Start, gemm};
+    use crate::testing::{bits, noise, same_everywhere};
+    use proptest::prelude::proptest;
+
+    /// `[k, n]`, quantized column by column; the last column is zero.
+    fn quantized(seed: u64, k: usize, n: usize) -> Vec<f32> {
+        let mut weights = noise(seed, k * n);
+        for column in 0..n {
+            let places = (0..k).map(|row| row * n + column);
+            let scale = places.clone().map(|i| weights[i].abs()).fold(0.0, f32::max) / LARGEST;
+            places.for_each(|i| weights[i] = f32::from((weights[i] / scale).round_ties_even() as i8) * scale);
+        }
+        weights.iter_mut().skip(n - 1).step_by(n).for_each(|x| *x = 0.0);
+        weights
+    }
+
+    proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn bytes_give_the_bits_of_floats(
+            seed in 0..1000_u64,
+            n_rows in 1..40_usize,
+            k in 1..600_usize,
+            n in 5..80_usize,
+        ) {
+            // Some of these are too small to be bytes.
+            let weights = quantized(seed, k, n);
+            let matrix = PackedMatrix::new(&weights, k, n).unwrap();
+            let is_large = k * n.next_multiple_of(HALF_PANEL) >= FEWEST;
+            assert_eq!(matches!(matrix.weights, Weights::Bytes { .. }), is_large);
+            let (xs, bias) = (noise(seed + 1, n_rows * k), noise(seed + 2, n));
+            let got = same_everywhere(|| {
+                let mut out = vec![0.0; n_rows * n];
+                gemm(Rows::new(&xs, n_rows, k, k).unwrap(), &matrix, Start::Bias(&bias), &mut out).unwrap();
+                out
+            });
+            let chain = |r: usize, c: usize| {
+                (0..k).fold(bias[c], |sum, i| xs[r * k + i].mul_add(weights[i * n + c], sum))
+            };
+            let want: Vec<f32> = (0..n_rows * n).map(|i| chain(i / n, i % n)).collect();
+            assert_eq!(bits(&got), bits(&want));
+            assert_eq!(bits(&matrix.unpacked()), bits(&weights));
+        }
+    }
+
+    #[test]
+    fn what_is_not_quantized_stays_as_it_is() {
+        let (k, n) = (256, 64);
+        let weights = quantized(3, k, n);
+        let is_bytes = |weights: &[f32]| {
+            matches!(PackedMatrix::new(weights, k, n).unwrap().weights, Weights::Bytes { .. })
+        };
+        assert!(is_bytes(&weights) && !is_bytes(&noise(4, k * n)));
+        let whole = weights.iter().position(|&x| x.abs() > 0.1).unwrap();
+        for odd in [weights[whole].next_up(), f32::NAN, f32::INFINITY, -0.0] {
+            let mut weights = weights.clone();
+            weights[whole] = odd;
+            assert!(!is_bytes(&weights), "{odd}");
+        }
+    }
+}
