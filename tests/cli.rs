@@ -299,6 +299,38 @@ fn the_default_model_needs_no_file() {
 }
 
 #[test]
+fn rounded_weights_say_what_they_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let speech = root().join("examples/speech.flac");
+    let tokens = dir.path().join("a.nac");
+    let run = |arguments: &[&str], output: &Path| {
+        let mut command = codec();
+        command.env_remove("CODEC_MODEL").args(arguments).arg(&speech).arg("-o").arg(output);
+        command.output().unwrap()
+    };
+    let output = run(&["roundtrip", "--weights", "int8", "--json"], &dir.path().join("a.wav"));
+    let outcome = &json(&output)[0];
+    let beside = &outcome["beside_float32"];
+    let equal = beside["equal_codes"].as_f64().unwrap();
+    assert!(equal > 0.5 && equal < 1.0, "{outcome}");
+    let (rounded, exact) = (outcome["si_sdr"].as_f64().unwrap(), beside["si_sdr"].as_f64().unwrap());
+    assert!(rounded != exact && (rounded - exact).abs() < 1.0, "{outcome}");
+    let plain = json(&run(&["roundtrip", "--json"], &dir.path().join("b.wav")));
+    assert_eq!(plain[0]["si_sdr"].as_f64(), Some(exact));
+    assert!(plain[0].get("beside_float32").is_none());
+
+    assert!(run(&["tokenize", "--weights", "int8"], &tokens).status.success());
+    let bytes = std::fs::read(&tokens).unwrap();
+    let again = run(&["tokenize", "--weights", "int8", "--threads", "1", "--force"], &tokens);
+    assert!(again.status.success() && std::fs::read(&tokens).unwrap() == bytes);
+    // Those of other weights are not taken for done.
+    let other = run(&["tokenize"], &tokens);
+    assert!(!other.status.success() && stderr(&other).contains("int8 weights made it, not float32"));
+    let decoded = codec().env_remove("CODEC_MODEL").arg("detokenize").arg(&tokens).output().unwrap();
+    assert!(decoded.status.success(), "{}", stderr(&decoded));
+}
+
+#[test]
 fn a_missing_model_says_how_to_get_it() {
     let dir = tempfile::tempdir().unwrap();
     write_wav(&dir.path().join("a.wav"), 16_000, 1, 0.1);

@@ -1,6 +1,11 @@
 //! A stream gives the bits that the whole clip gives, however it is cut, batched or threaded.
 
+use candle_core::{Device, Tensor};
 use codec_core::{AudioBuffer, Codec, Codes, Error, PerChannel};
+use codec_nn::families::{load_checkpoint, networks};
+use codec_nn::layers::Layer as _;
+use codec_nn::weights::{Checkpoint, Variables};
+use codec_nn::{Precision, with_precision};
 use codec_tests::Result;
 use codec_tests::compare::{same_audio, same_codes};
 use codec_tests::vectors::{DecoderSubject, Subject, decoder_subjects, subjects};
@@ -225,6 +230,57 @@ fn who_only_decodes_streams_and_says_so() -> Result<()> {
         }
         let info = codec.info();
         assert_eq!((info.delays.lookahead, info.delays.algorithmic_delay), (None, None), "{name}");
+    }
+    Ok(())
+}
+
+/// Models with random weights whose matrices are large enough to be rounded.
+const LARGE: [&str; 5] = [
+    r#"{"model_type": "encodec", "num_filters": 8, "hidden_size": 128, "codebook_dim": 128}"#,
+    r#"{"model_type": "dac", "encoder_hidden_size": 16, "decoder_hidden_size": 256, "hidden_size": 256}"#,
+    r#"{"sampling_rate": 24000, "encoder_dim": 16, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 256,
+        "decoder_rates": [8, 8, 4, 2], "attn_window_size": null, "codebook_size": 64, "codebook_dim": 8,
+        "vq_strides": [4, 2, 1], "noise": false, "depthwise": true}"#,
+    r#"{"model_type": "mimi", "hidden_size": 128, "num_filters": 8, "num_hidden_layers": 2, "head_dim": 32,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 256, "codebook_dim": 64,
+        "vector_quantization_hidden_dimension": 64, "num_quantizers": 4, "codebook_size": 64, "upsample_groups": 128}"#,
+    r#"{"model_type": "lapped", "sampling_rate": 16000, "hop_length": 320, "n_codebooks": 3, "codebook_size": 64,
+        "latent_dim": 64, "encoder": {"n_blocks": 1, "dim": 128, "hidden": 256, "kernel": 7},
+        "decoder": {"n_blocks": 1, "dim": 128, "hidden": 256, "kernel": 7}}"#,
+];
+
+#[test]
+fn rounded_weights_reach_both_networks_and_stream_as_the_whole_clip() -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build()?;
+    for config in LARGE {
+        let variables = Variables::seeded(&Device::Cpu, 5);
+        let made = networks(&Checkpoint::from_config(config, &Device::Cpu).trained(&variables))?;
+        let (family, rate) = (made.info.family, made.info.audio.sample_rate as usize);
+        let values = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+        let tensors: Vec<(String, Tensor)> = values.chain(variables.constants()).collect();
+        let checkpoint = Checkpoint::from_bytes(safetensors::serialize(tensors, None)?, &Device::Cpu)?;
+        let checkpoint = checkpoint.or_config(config);
+        let xs: Vec<f32> = (0..rate).map(|t| (0.3 * (t as f32 * 0.05).sin()).powi(2)).collect();
+        let clip = AudioBuffer::mono(rate as u32, xs.clone())?;
+        let outputs = |precision: Precision| -> Result<[Vec<f32>; 2]> {
+            let nets = pool.install(|| with_precision(precision, || networks(&checkpoint)))?;
+            let latents = nets.encoder.forward(&Tensor::from_slice(&xs, (1, rate, 1), &Device::Cpu)?)?;
+            let latents = latents.ok_or("no latents")?;
+            let audio = nets.decoder.forward(&latents)?.ok_or("no audio")?;
+            Ok([latents.flatten_all()?.to_vec1()?, audio.flatten_all()?.to_vec1()?])
+        };
+        let (exact, rounded) = (outputs(Precision::Float32)?, outputs(Precision::Int8)?);
+        let power = |xs: &[f32]| xs.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        for (exact, rounded) in exact.iter().zip(&rounded) {
+            let apart: Vec<f32> = exact.iter().zip(rounded).map(|(a, b)| a - b).collect();
+            let share = power(&apart) / power(exact);
+            assert!(share > 1e-9 && share < 0.1, "{family}: {share:e} of the power");
+        }
+        let codec = with_precision(Precision::Int8, || load_checkpoint(&checkpoint, &Device::Cpu))?.codec;
+        let n_codebooks = codec.info().layout.n_codebooks();
+        let codes = codec.encode(&clip, n_codebooks)?;
+        same_codes(&encode_stream(codec.as_ref(), &clip, n_codebooks, &[1000, 77, 4000])?, &codes)?;
+        same_audio(&decode_stream(codec.as_ref(), &codes, &[1, 3])?, &codec.decode(&codes)?)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::device::DeviceKind;
 use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioSpec, Codec, CodecInfo, PerChannel};
+use codec_nn::Precision;
 
 /// How the user names a model and where it is to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -15,6 +16,39 @@ pub(crate) struct ModelArgs {
     /// Where the networks run. Other devices than the CPU are not held to the same bits.
     #[arg(long, value_enum, default_value = "cpu")]
     pub(crate) device: DeviceKind,
+    /// Numbers that hold the weights. With `int8` codes and audio differ a little; `codec roundtrip` says how much.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub(crate) weights: WeightKind,
+}
+
+/// `--weights`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WeightKind {
+    /// As the checkpoint has them.
+    #[default]
+    Float32,
+    /// Rounded to 8 bits: less memory, and a faster stream where memory is slow.
+    Int8,
+}
+
+impl WeightKind {
+    /// The tag of token files that other weights than those of the checkpoint made.
+    pub(crate) const TAG: &str = "weights";
+
+    /// Its name on the command line and in that tag.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Int8 => "int8",
+        }
+    }
+
+    fn precision(self) -> Precision {
+        match self {
+            Self::Float32 => Precision::Float32,
+            Self::Int8 => Precision::Int8,
+        }
+    }
 }
 
 /// How many codebooks to keep.
@@ -124,7 +158,10 @@ impl ModelArgs {
         if name.is_empty() {
             bail!("--model: no name is given");
         }
-        let loaded = codec_models::load(name, &self.device.open()?)?;
+        if self.weights != WeightKind::Float32 && self.device != DeviceKind::Cpu {
+            bail!("--weights {}: on the CPU alone", self.weights.name());
+        }
+        let loaded = codec_models::load_in(name, &self.device.open()?, self.weights.precision())?;
         interrupt::check()?;
         Ok(Model { codec: loaded.codec, sha256: loaded.sha256 })
     }

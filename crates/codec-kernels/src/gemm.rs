@@ -10,6 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub use self::transposed::gemm_transposed;
+pub use self::weights::quantize_columns;
 
 use self::narrow::NarrowRows;
 use self::weights::{Weight, Weights};

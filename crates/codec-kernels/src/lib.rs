@@ -71,7 +71,7 @@ pub use distances::{covered_by_minimum, n_minima, squared_distances};
 pub use elementwise::{Unary, snake, snake_beta, snake_gradient, unary, unary_gradient, unary_in_place};
 pub use error::{Error, Result};
 pub use gaussian::gaussian;
-pub use gemm::{PackedMatrix, Rows, Start, gemm, gemm_transposed};
+pub use gemm::{PackedMatrix, Rows, Start, gemm, gemm_transposed, quantize_columns};
 pub use lstm::{LstmGradient, LstmRun, lstm_cell, lstm_gradient, lstm_sequence};
 pub use norm::{group_norm, layer_norm, layer_norm_gradient, rms_norm};
 pub use peak::multiply_adds;

@@ -26,6 +26,8 @@ use candle_core::Device;
 use codec_hub::{Found, Store};
 use codec_io::card::{self, CardSource, ModelCard};
 use codec_io::tokens::WeightsHash;
+use codec_nn::Precision;
+use codec_nn::families::load_checkpoint;
 use codec_nn::weights::Checkpoint;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,8 +41,16 @@ pub const DEFAULT: &str = "codec-16khz";
 /// [`Error::Unknown`] when it is neither; [`Error::Absent`] when the model's files are not on this machine;
 /// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load.
 pub fn load(name: &str, device: &Device) -> Result<Loaded> {
+    load_in(name, device, Precision::Float32)
+}
+
+/// As [`load`], with the weights in this precision.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_in(name: &str, device: &Device, precision: Precision) -> Result<Loaded> {
     let (checkpoint, of_card) = find(name, device)?;
-    let loaded = codec_nn::families::load_checkpoint(&checkpoint, device);
+    let loaded = codec_nn::with_precision(precision, || load_checkpoint(&checkpoint, device));
     // The digests take as long as the loading, beside which they are computed; other files than those that are
     // expected are the better explanation of a failure.
     let loaded = match of_card {

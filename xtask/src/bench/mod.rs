@@ -22,6 +22,7 @@ use crate::environment::{root, run_command};
 use anyhow::{Context, Result, bail, ensure};
 use codec_core::{AudioBuffer, AudioSpec};
 use codec_io::{WavFormat, WavWriter};
+use codec_nn::Precision;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -55,6 +56,9 @@ pub(crate) struct Args {
     /// Print what each layer computes, and what it costs by itself on one thread.
     #[arg(long)]
     layers: bool,
+    /// Measure our codecs with weights of 8 bits as well.
+    #[arg(long)]
+    int8: bool,
     /// Folder for `bench.md` and `bench.json` [default: target/bench].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -66,7 +70,7 @@ pub(crate) struct Args {
 /// Measures and prints.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.worker {
-        return worker::run();
+        return worker::run(if args.int8 { Precision::Int8 } else { Precision::Float32 });
     }
     ensure!(args.rounds > 0 && args.seconds > 0 && args.threads > 0, "nothing to measure");
     let subjects = chosen(&args.only)?;
@@ -164,11 +168,18 @@ fn measure_sides(
     peers: Option<&Peers>,
     args: &Args,
 ) -> Result<Vec<SideReport>> {
-    let mut own = Command::new(std::env::current_exe()?);
-    own.args(["bench", "--worker"]);
-    let others = peers.map(|peers| peers.of(subject)).unwrap_or_default();
+    let own = |name: &'static str, arguments: &[&str]| -> Result<_> {
+        let mut own = Command::new(std::env::current_exe()?);
+        own.args(["bench", "--worker"]).args(arguments);
+        Ok((name, own))
+    };
+    let mut all = vec![own("codec", &[])?];
+    if args.int8 {
+        all.push(own("codec, int8 weights", &["--int8"])?);
+    }
+    all.extend(peers.map(|peers| peers.of(subject)).unwrap_or_default());
     let mut sides = Vec::new();
-    for (name, mut command) in [("codec", own)].into_iter().chain(others) {
+    for (name, mut command) in all {
         sides.push((Side::start(name, &mut command, args.threads)?, Timings::default()));
     }
     for (side, timings) in &mut sides {

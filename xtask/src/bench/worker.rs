@@ -6,18 +6,19 @@ use super::protocol::{Answer, Request};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use codec_core::{AudioBuffer, AudioSpec, Codec, Codes};
+use codec_nn::Precision;
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
 /// Answers requests until stdin ends.
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(precision: Precision) -> Result<()> {
     // As the program `codec` does.
     codec_kernels::keep_freed_memory();
     let mut worker = None;
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?).context("not a request")?;
-        let answer = match answer(&mut worker, &request) {
+        let answer = match answer(&mut worker, &request, precision) {
             Ok(seconds) => Answer { seconds, peak_bytes: peak_bytes(), error: None },
             Err(error) => Answer { error: Some(format!("{error:#}")), ..Answer::default() },
         };
@@ -27,12 +28,12 @@ pub(super) fn run() -> Result<()> {
     Ok(())
 }
 
-fn answer(worker: &mut Option<Worker>, request: &Request) -> Result<Vec<f64>> {
+fn answer(worker: &mut Option<Worker>, request: &Request, precision: Precision) -> Result<Vec<f64>> {
     match request {
         Request::Load { model, audio, n_codebooks, step_samples, n_threads, .. } => {
             rayon::ThreadPoolBuilder::new().num_threads(*n_threads).build_global()?;
             let began = Instant::now();
-            let codec = codec_nn::load(model, &Device::Cpu)?.codec;
+            let codec = codec_nn::with_precision(precision, || codec_nn::load(model, &Device::Cpu))?.codec;
             let seconds = began.elapsed().as_secs_f64();
             *worker = Some(Worker::new(codec, audio, *n_codebooks, *step_samples)?);
             Ok(vec![seconds])

@@ -4,7 +4,7 @@ use super::{Outcome, for_each, is_there, skip};
 use crate::Global;
 use crate::device::DeviceKind;
 use crate::inputs::{self, Job, Kinds, Place};
-use crate::model::ModelArgs;
+use crate::model::{ModelArgs, WeightKind};
 use crate::report::Reporter;
 use crate::tokens::{TokenSink, open};
 use anyhow::{Context, Result, bail};
@@ -289,7 +289,9 @@ fn identify(
         bail!("--model: no name is given");
     }
     if codec_models::as_path(name).is_some() || codec_models::is_here(name)? {
-        let model = ModelArgs { model: Some(name.to_owned()), device: DeviceKind::Cpu }.load()?;
+        let model =
+            ModelArgs { model: Some(name.to_owned()), device: DeviceKind::Cpu, weights: WeightKind::Float32 }
+                .load()?;
         return Ok((model.codec.info().clone(), model.sha256.into()));
     }
     reporter.note(&format!(

@@ -4,11 +4,11 @@ use super::for_each;
 use crate::Global;
 use crate::audio_sink::{AudioArgs, AudioSink, Trim};
 use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
-use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs};
+use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs, WeightKind};
 use crate::report::Reporter;
 use crate::source::Source;
 use anyhow::{Context, Result, bail};
-use codec_core::AudioBuffer;
+use codec_core::{AudioBuffer, Codec, Codes, Decoder, Encoder};
 use codec_io::tokens::{TokenHeader, TokenWriter, Totals, file_bitrate};
 use codec_metrics::SiSdr;
 use serde::Serialize;
@@ -19,11 +19,13 @@ use std::process::ExitCode;
 /// Code audio and decode it again: writes the reconstruction, prints SI-SDR and the true bitrate.
 ///
 /// SI-SDR compares samples, at the codec's rate and channels. A codec that keeps no phase, as most
-/// below 3 kbit/s, has a low SI-SDR however good it sounds.
+/// below 3 kbit/s, has a low SI-SDR however good it sounds. With `--weights int8` the model codes as float32 too, and
+/// what differs is printed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   codec roundtrip song.flac -o again.wav --bitrate 6
-  codec roundtrip clips/ -o out/ -m encodec_24khz --json")]
+  codec roundtrip clips/ -o out/ -m encodec_24khz --json
+  codec roundtrip speech.wav -o again.wav -m mimi --weights int8   what rounded weights cost")]
 pub(crate) struct Args {
     /// Audio files, folders, or `-`.
     #[arg(required = true)]
@@ -53,6 +55,18 @@ struct Outcome {
     /// The token file's bytes over the duration.
     kbps: Option<f64>,
     n_bytes: u64,
+    /// For rounded weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beside_float32: Option<Beside>,
+}
+
+/// What rounded weights change.
+#[derive(Debug, Serialize)]
+struct Beside {
+    /// Share of the codes that are those of the weights as they are.
+    equal_codes: f64,
+    /// Of what is decoded from those, with those weights.
+    si_sdr: Option<f64>,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
@@ -61,19 +75,35 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     let model = args.model.load()?;
     model.expect_encoder()?;
+    let exact = match args.model.weights {
+        WeightKind::Float32 => None,
+        WeightKind::Int8 => Some(ModelArgs { weights: WeightKind::Float32, ..args.model.clone() }.load()?),
+    };
     Ok(for_each(&jobs, &reporter, |job| {
-        let outcome = roundtrip(job, args, &model, &reporter).with_context(|| job.input.to_string())?;
-        let si_sdr = outcome.si_sdr.map_or("none".into(), |db| format!("{db:.2} dB"));
+        let outcome = roundtrip(job, args, &model, exact.as_ref(), &reporter);
+        let outcome = outcome.with_context(|| job.input.to_string())?;
+        let decibels = |db: Option<f64>| db.map_or("none".into(), |db| format!("{db:.2} dB"));
+        let si_sdr = decibels(outcome.si_sdr);
+        let beside = outcome.beside_float32.as_ref().map_or(String::new(), |beside| {
+            let (share, si_sdr) = (100.0 * beside.equal_codes, decibels(beside.si_sdr));
+            format!("; {share:.1} % of the codes as of float32 weights, whose SI-SDR is {si_sdr}")
+        });
         let kbps = outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s"));
         let Outcome { input, output, seconds, n_codebooks, .. } = &outcome;
         let text = format!(
-            "{input} -> {output}: {seconds:.2} s, {n_codebooks} codebooks, SI-SDR {si_sdr}, token file {kbps}"
+            "{input} -> {output}: {seconds:.2} s, {n_codebooks} codebooks, SI-SDR {si_sdr}, token file {kbps}{beside}"
         );
         reporter.result(|| text, &outcome)
     }))
 }
 
-fn roundtrip(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Result<Outcome> {
+fn roundtrip(
+    job: &Job,
+    args: &Args,
+    model: &Model,
+    exact: Option<&Model>,
+    reporter: &Reporter,
+) -> Result<Outcome> {
     let mut source = Source::open(&job.input, |from| args.channels.spec(model, from), reporter)?;
     let codec = model.for_channels(source.to().channels)?;
     let info = codec.info();
@@ -84,11 +114,16 @@ fn roundtrip(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Resu
     let mut encoder = codec.encoder(n_codebooks)?;
     let mut decoder = codec.decoder()?;
     let mut compared = Compared::new(AudioBuffer::empty(info.audio)?);
+    let exact = exact.map(|exact| exact.for_channels(info.audio.channels)).transpose()?;
+    let mut beside = exact.as_deref().map(|exact| BesideExact::new(exact, n_codebooks)).transpose()?;
     let mut n_samples = 0;
     while let Some(piece) = source.read()? {
         n_samples += piece.n_samples() as u64;
         let codes = encoder.push(&piece)?;
         tokens.push(&codes)?;
+        if let Some(beside) = &mut beside {
+            beside.push(&piece, &codes)?;
+        }
         compared.original(&piece)?;
         compared.decoded(sink.push(decoder.push(&codes)?)?)?;
     }
@@ -97,6 +132,7 @@ fn roundtrip(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Resu
     }
     let codes = encoder.finish()?;
     tokens.push(&codes)?;
+    let beside = beside.map(|beside| beside.finish(&codes)).transpose()?;
     let mut rest = decoder.push(&codes)?;
     rest.append(&decoder.finish()?)?;
     // The last frame reaches beyond the end of the original.
@@ -115,7 +151,60 @@ fn roundtrip(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Resu
         si_sdr: compared.si_sdr.decibels(),
         kbps: file_bitrate(n_bytes, n_samples, info.audio.sample_rate).map(|rate| rate / 1000.0),
         n_bytes,
+        beside_float32: beside,
     })
+}
+
+/// The same model with its weights as they are, on the same audio.
+struct BesideExact<'a> {
+    encoder: Box<dyn Encoder + 'a>,
+    decoder: Box<dyn Decoder + 'a>,
+    compared: Compared,
+    agreement: Agreement,
+}
+
+/// How many codes were compared, and how many of them were equal.
+#[derive(Default)]
+struct Agreement {
+    n_codes: u64,
+    n_equal: u64,
+}
+
+impl Agreement {
+    fn count(&mut self, a: &Codes, b: &Codes) {
+        for (a, b) in a.rows().zip(b.rows()) {
+            self.n_codes += a.len() as u64;
+            self.n_equal += a.iter().zip(b).filter(|(a, b)| a == b).count() as u64;
+        }
+    }
+}
+
+impl<'a> BesideExact<'a> {
+    fn new(codec: &'a dyn Codec, n_codebooks: usize) -> Result<Self> {
+        let compared = Compared::new(AudioBuffer::empty(codec.info().audio)?);
+        let (encoder, decoder) = (codec.encoder(n_codebooks)?, codec.decoder()?);
+        Ok(Self { encoder, decoder, compared, agreement: Agreement::default() })
+    }
+
+    /// Takes a piece of audio and the codes that the rounded weights made of it.
+    fn push(&mut self, piece: &AudioBuffer, codes: &Codes) -> Result<()> {
+        let exact = self.encoder.push(piece)?;
+        self.compared.original(piece)?;
+        self.agreement.count(&exact, codes);
+        self.compared.decoded(self.decoder.push(&exact)?)
+    }
+
+    /// Takes the last codes.
+    fn finish(self, codes: &Codes) -> Result<Beside> {
+        let Self { encoder, mut decoder, mut compared, mut agreement } = self;
+        let exact = encoder.finish()?;
+        agreement.count(&exact, codes);
+        let mut rest = decoder.push(&exact)?;
+        rest.append(&decoder.finish()?)?;
+        compared.decoded(rest)?;
+        let equal_codes = agreement.n_equal as f64 / agreement.n_codes.max(1) as f64;
+        Ok(Beside { equal_codes, si_sdr: compared.si_sdr.decibels() })
+    }
 }
 
 /// Compares the original with what comes back, which is later and in other pieces.

@@ -2,7 +2,7 @@
 
 use super::{Outcome, for_each, is_there, skip};
 use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
-use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs};
+use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs, WeightKind};
 use crate::report::Reporter;
 use crate::source::Source;
 use crate::tokens::{TokenSink, open};
@@ -83,10 +83,14 @@ fn check_same(job: &Job, args: &Args, model: &Model) -> Result<()> {
     let header = TokenReader::new(open(output)?).map(|reader| reader.header().clone());
     let header = header.with_context(|| format!("{output}: is there already, --force writes it anew"))?;
     let wanted = model.codec.info();
+    let (weights, had) = (args.model.weights.name(), header.tag(WeightKind::TAG));
+    let had = had.unwrap_or(WeightKind::Float32.name());
     let difference = if header.model != wanted.model {
         Some(format!("{} made it, not {}", header.model, wanted.model))
     } else if header.check_weights(&model.sha256).is_err() {
         Some(format!("other weights of {} made it", header.model))
+    } else if had != weights {
+        Some(format!("{had} weights made it, not {weights}"))
     } else {
         let channels = args.channels.spec(model, header.source).channels;
         let codec = model.for_channels(channels)?;
@@ -108,6 +112,9 @@ fn tokenize(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Resul
     let mut header = TokenHeader::new(info, n_codebooks, model.sha256, source.from())?;
     for (key, value) in &args.tags {
         header = header.with_tag(key, value);
+    }
+    if args.model.weights != WeightKind::Float32 {
+        header = header.with_tag(WeightKind::TAG, args.model.weights.name());
     }
     let mut sink = TokenSink::create(&job.output, header)?;
     let mut n_frames = 0;

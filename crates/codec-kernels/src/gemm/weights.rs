@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{HALF_PANEL, PANEL};
+use super::{HALF_PANEL, NARROW, PANEL};
+use crate::error::{Result, count_rows};
 use crate::simd::{ROUND, Simd};
 
 /// Matrices below this many numbers stay in the cache as floats too.
@@ -21,6 +22,35 @@ pub(super) enum Weights {
         /// Of the columns, and zeros up to the end of the last panel.
         scales: Vec<f32>,
     },
+}
+
+/// Rounds the columns of a row-major matrix to integers of eight bits times a factor each, which
+/// [`PackedMatrix::new`](super::PackedMatrix::new) holds in a quarter of the memory.
+///
+/// A product with a few rows takes as long as its matrix takes to be read. A matrix that is small anyway is left as it
+/// is.
+///
+/// # Shapes
+/// `weights`: `[k, n]`.
+///
+/// # Errors
+/// [`crate::Error::Uneven`] or [`crate::Error::Zero`] where `weights` does not hold whole rows.
+pub fn quantize_columns(weights: &mut [f32], n: usize) -> Result<()> {
+    let k = count_rows("n", weights.len(), n)?;
+    if n <= NARROW || k * n.next_multiple_of(HALF_PANEL) < FEWEST {
+        return Ok(());
+    }
+    let mut largest = vec![0.0_f32; n];
+    for row in weights.chunks_exact(n) {
+        largest.iter_mut().zip(row).for_each(|(largest, x)| *largest = largest.max(x.abs()));
+    }
+    for row in weights.chunks_exact_mut(n) {
+        for (x, largest) in row.iter_mut().zip(&largest) {
+            let scale = largest / LARGEST;
+            *x = if scale > 0.0 { f32::from((*x / scale).round_ties_even() as i8) * scale } else { 0.0 };
+        }
+    }
+    Ok(())
 }
 
 /// A number as it is stored.
@@ -124,15 +154,11 @@ mod tests {
     use crate::testing::{bits, noise, same_everywhere};
     use proptest::prelude::proptest;
 
-    /// `[k, n]`, quantized column by column; the last column is zero.
+    /// `[k, n]`, quantized unless it is too small; the last column is zero.
     fn quantized(seed: u64, k: usize, n: usize) -> Vec<f32> {
         let mut weights = noise(seed, k * n);
-        for column in 0..n {
-            let places = (0..k).map(|row| row * n + column);
-            let scale = places.clone().map(|i| weights[i].abs()).fold(0.0, f32::max) / LARGEST;
-            places.for_each(|i| weights[i] = f32::from((weights[i] / scale).round_ties_even() as i8) * scale);
-        }
         weights.iter_mut().skip(n - 1).step_by(n).for_each(|x| *x = 0.0);
+        quantize_columns(&mut weights, n).unwrap();
         weights
     }
 
@@ -164,6 +190,25 @@ mod tests {
             assert_eq!(bits(&got), bits(&want));
             assert_eq!(bits(&matrix.unpacked()), bits(&weights));
         }
+    }
+
+    #[test]
+    fn quantizing_rounds_to_the_nearest_step_of_a_column() {
+        let (k, n) = (300, 64);
+        let weights = noise(5, k * n);
+        let mut quantized = weights.clone();
+        quantize_columns(&mut quantized, n).unwrap();
+        for column in 0..n {
+            let places = (0..k).map(|row| row * n + column);
+            let step = places.clone().map(|i| weights[i].abs()).fold(0.0, f32::max) / LARGEST;
+            assert!(places.clone().any(|i| quantized[i] != weights[i]));
+            // Half a step and the rounding of the product.
+            assert!(places.clone().all(|i| (quantized[i] - weights[i]).abs() <= 0.500_01 * step));
+        }
+        let mut small = weights[..20 * n].to_vec();
+        quantize_columns(&mut small, n).unwrap();
+        assert_eq!(small, weights[..20 * n]);
+        assert!(quantize_columns(&mut small, 7).is_err() && quantize_columns(&mut small, 0).is_err());
     }
 
     #[test]

@@ -92,7 +92,8 @@ impl Model {
             segment: None,
             layout: quantizer.layout()?,
         };
-        let (encoder, decoder) = rayon::join(|| self.net.encoder(weights, 1), || self.net.decoder(weights));
+        let (encoder, decoder) =
+            crate::ops::load_both(|| self.net.encoder(weights, 1), || self.net.decoder(weights));
         let (encoder, decoder) = (encoder?, decoder?);
         weights.finish(&[])?;
         Ok(Networks { info, encoder, decoder, quantizer })

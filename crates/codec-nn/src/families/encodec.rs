@@ -192,7 +192,7 @@ impl Config {
         let shape = (self.codebook_size as usize, self.hidden_size);
         let codebook = |idx: usize| weights.get(shape, &format!("quantizer.layers.{idx}.codebook.embed"));
         let codebooks = (0..n_codebooks).map(codebook).collect::<Result<_>>()?;
-        let (encoder, decoder) = rayon::join(
+        let (encoder, decoder) = crate::ops::load_both(
             || net.encoder(&weights.pp("encoder.layers")),
             || net.decoder(&weights.pp("decoder.layers")),
         );

@@ -336,7 +336,7 @@ impl Config {
             decoder.append(&mut net.decoder(&weights.pp("decoder.layers"))?);
             Ok(decoder)
         };
-        let (encoder, decoder) = rayon::join(encoder, decoder);
+        let (encoder, decoder) = crate::ops::load_both(encoder, decoder);
         let (encoder, decoder) = (encoder?, decoder?);
         let n_acoustic = self.num_quantizers - self.num_semantic_quantizers;
         let quantizer = QuantizerNet::Split {

@@ -118,7 +118,8 @@ impl Config {
             segment: None,
             layout,
         };
-        let (encoder, decoder) = rayon::join(|| net.encoder(weights, block), || net.decoder(weights));
+        let (encoder, decoder) =
+            crate::ops::load_both(|| net.encoder(weights, block), || net.decoder(weights));
         let (encoder, decoder) = (encoder?, decoder?);
         weights.finish(&[])?;
         Ok(Networks { info, encoder, decoder, quantizer })

@@ -6,6 +6,7 @@
 //! later ones going on with the chains of the earlier.
 
 use super::conv_grad::{bias_gradient, input_gradient, rows_gradient};
+use super::precision::held;
 use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
@@ -52,8 +53,8 @@ impl Packed {
         let k = rows.len() / (c_out * n_taps).max(1);
         let taps = rows
             .chunks_exact((k * c_out).max(1))
-            .map(|tap| PackedMatrix::new(tap, k, c_out))
-            .collect::<Result<_, _>>()?;
+            .map(|tap| Ok(PackedMatrix::new(&held(tap, c_out)?, k, c_out)?))
+            .collect::<Result<_>>()?;
         Ok(Self { taps })
     }
 

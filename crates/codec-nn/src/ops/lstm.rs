@@ -1,5 +1,6 @@
 //! The recurrent half of an LSTM layer.
 
+use super::precision::held;
 use super::{expect_channels, expect_shape, flat, on_kernels, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
@@ -20,13 +21,14 @@ impl Recurrent {
     pub(crate) fn new(weight: &Tensor) -> Result<Self> {
         let (n_gates, hidden) = weight.dims2()?;
         expect_shape("recurrent weight", weight, &[4 * hidden, hidden])?;
+        let rows = weight.t()?.contiguous()?;
         let packed = if weight.track_op() || !on_kernels(weight)? {
             None
         } else {
-            let values = weight.flatten_all()?.to_vec1::<f32>()?;
-            Some(Arc::new(PackedMatrix::from_transposed(&values, hidden, n_gates)?))
+            let values = rows.flatten_all()?.to_vec1::<f32>()?;
+            Some(Arc::new(PackedMatrix::new(&held(&values, n_gates)?, hidden, n_gates)?))
         };
-        Ok(Self { rows: weight.t()?.contiguous()?, packed })
+        Ok(Self { rows, packed })
     }
 
     /// Width of the hidden state.

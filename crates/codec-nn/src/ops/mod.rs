@@ -16,6 +16,7 @@ mod filter;
 mod linear;
 mod lstm;
 mod norm;
+mod precision;
 mod rotary;
 mod scale;
 #[cfg(test)]
@@ -33,6 +34,8 @@ pub(crate) use filter::{Filter, Form};
 pub(crate) use linear::linear;
 pub(crate) use lstm::{Recurrent, lstm};
 pub(crate) use norm::{group_norm, layer_norm, rms_norm};
+pub(crate) use precision::load_both;
+pub use precision::{Precision, with_precision};
 pub(crate) use rotary::rotate;
 pub(crate) use scale::channel_scale;
 pub(crate) use weight_norm::{fold as fold_weight_norm, row_norms, weight_norm};
