@@ -321,6 +321,7 @@ fn rounded_weights_say_what_they_change() {
 
     assert!(run(&["tokenize", "--weights", "int8"], &tokens).status.success());
     let bytes = std::fs::read(&tokens).unwrap();
+    assert_eq!(outcome["n_bytes"], bytes.len());
     let again = run(&["tokenize", "--weights", "int8", "--threads", "1", "--force"], &tokens);
     assert!(again.status.success() && std::fs::read(&tokens).unwrap() == bytes);
     // Those of other weights are not taken for done.
@@ -328,6 +329,15 @@ fn rounded_weights_say_what_they_change() {
     assert!(!other.status.success() && stderr(&other).contains("int8 weights made it, not float32"));
     let decoded = codec().env_remove("CODEC_MODEL").arg("detokenize").arg(&tokens).output().unwrap();
     assert!(decoded.status.success(), "{}", stderr(&decoded));
+    // Nor are they joined with those, or marked by hand.
+    let plain = dir.path().join("b.nac");
+    assert!(run(&["tokenize", "--tag", "weights=mine"], &plain).status.success());
+    assert!(run(&["tokenize", "--tag", "weights=mine"], &plain).status.success());
+    let joined = codec().arg("cat").args([&plain, &tokens]).arg("-o").arg(dir.path().join("c.nac")).output();
+    let joined = joined.unwrap();
+    assert!(!joined.status.success() && stderr(&joined).contains("int8"), "{}", stderr(&joined));
+    let marked = run(&["tokenize", "--tag", "codec.weights=int8"], &dir.path().join("d.nac"));
+    assert!(!marked.status.success() && stderr(&marked).contains("--weights"), "{}", stderr(&marked));
 }
 
 #[test]

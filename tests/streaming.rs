@@ -2,10 +2,10 @@
 
 use candle_core::{Device, Tensor};
 use codec_core::{AudioBuffer, Codec, Codes, Error, PerChannel};
+use codec_nn::Precision;
 use codec_nn::families::{load_checkpoint, networks};
 use codec_nn::layers::Layer as _;
 use codec_nn::weights::{Checkpoint, Variables};
-use codec_nn::{Precision, with_precision};
 use codec_tests::Result;
 use codec_tests::compare::{same_audio, same_codes};
 use codec_tests::vectors::{DecoderSubject, Subject, decoder_subjects, subjects};
@@ -263,7 +263,8 @@ fn rounded_weights_reach_both_networks_and_stream_as_the_whole_clip() -> Result<
         let xs: Vec<f32> = (0..rate).map(|t| (0.3 * (t as f32 * 0.05).sin()).powi(2)).collect();
         let clip = AudioBuffer::mono(rate as u32, xs.clone())?;
         let outputs = |precision: Precision| -> Result<[Vec<f32>; 2]> {
-            let nets = pool.install(|| with_precision(precision, || networks(&checkpoint)))?;
+            let checkpoint = checkpoint.clone().in_precision(precision);
+            let nets = pool.install(|| networks(&checkpoint))?;
             let latents = nets.encoder.forward(&Tensor::from_slice(&xs, (1, rate, 1), &Device::Cpu)?)?;
             let latents = latents.ok_or("no latents")?;
             let audio = nets.decoder.forward(&latents)?.ok_or("no audio")?;
@@ -276,7 +277,8 @@ fn rounded_weights_reach_both_networks_and_stream_as_the_whole_clip() -> Result<
             let share = power(&apart) / power(exact);
             assert!(share > 1e-9 && share < 0.1, "{family}: {share:e} of the power");
         }
-        let codec = with_precision(Precision::Int8, || load_checkpoint(&checkpoint, &Device::Cpu))?.codec;
+        let checkpoint = checkpoint.in_precision(Precision::Int8);
+        let codec = load_checkpoint(&checkpoint, &Device::Cpu)?.codec;
         let n_codebooks = codec.info().layout.n_codebooks();
         let codes = codec.encode(&clip, n_codebooks)?;
         same_codes(&encode_stream(codec.as_ref(), &clip, n_codebooks, &[1000, 77, 4000])?, &codes)?;

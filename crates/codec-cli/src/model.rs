@@ -4,6 +4,7 @@ use crate::device::DeviceKind;
 use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioSpec, Codec, CodecInfo, PerChannel};
+use codec_io::tokens::TokenHeader;
 use codec_nn::Precision;
 
 /// How the user names a model and where it is to run.
@@ -16,7 +17,8 @@ pub(crate) struct ModelArgs {
     /// Where the networks run. Other devices than the CPU are not held to the same bits.
     #[arg(long, value_enum, default_value = "cpu")]
     pub(crate) device: DeviceKind,
-    /// Numbers that hold the weights. With `int8` codes and audio differ a little; `codec roundtrip` says how much.
+    /// Numbers that hold the weights, on the CPU. With `int8` codes and audio differ a little; `codec roundtrip`
+    /// says how much.
     #[arg(long, value_enum, default_value = "float32")]
     pub(crate) weights: WeightKind,
 }
@@ -32,15 +34,25 @@ pub(crate) enum WeightKind {
 }
 
 impl WeightKind {
-    /// The tag of token files that other weights than those of the checkpoint made.
-    pub(crate) const TAG: &str = "weights";
-
-    /// Its name on the command line and in that tag.
+    /// Its name on the command line and in token files.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
             Self::Int8 => "int8",
         }
+    }
+
+    /// Writes into a header that other weights than those of the checkpoint made the codes.
+    pub(crate) fn tag(self, header: TokenHeader) -> TokenHeader {
+        match self {
+            Self::Float32 => header,
+            Self::Int8 => header.with_tag(TokenHeader::WEIGHTS_TAG, self.name()),
+        }
+    }
+
+    /// The name of what made the codes of a token file.
+    pub(crate) fn of(header: &TokenHeader) -> &str {
+        header.tag(TokenHeader::WEIGHTS_TAG).unwrap_or(Self::Float32.name())
     }
 
     fn precision(self) -> Precision {
@@ -159,7 +171,7 @@ impl ModelArgs {
             bail!("--model: no name is given");
         }
         if self.weights != WeightKind::Float32 && self.device != DeviceKind::Cpu {
-            bail!("--weights {}: on the CPU alone", self.weights.name());
+            bail!("--weights {} works on the CPU alone", self.weights.name());
         }
         let loaded = codec_models::load_in(name, &self.device.open()?, self.weights.precision())?;
         interrupt::check()?;

@@ -8,10 +8,10 @@ use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
 /// Entries that `MAX_LANES` minima stand for.
 const GROUP: usize = 16 * MAX_LANES;
 
-/// Turns the products of rows with entries into squared distances, and finds a smallest one of every few.
+/// Turns the products of rows with entries into squared distances, and finds the smallest of every sixteen.
 ///
 /// A distance is `(|x|^2 - 2 x.e) + |e|^2`, rounded in this order. A minimum is the smallest distance of the
-/// entries that [`covered_by_minimum`] names, NaN aside: whoever looks for small distances passes by those whose
+/// entries that [`covered_by_minimum`] names, NaN aside. Whoever looks for small distances passes by those whose
 /// minimum is too large.
 ///
 /// # Shapes

@@ -39,6 +39,9 @@ pub enum Error {
         /// The quantity that is too large.
         what: &'static str,
     },
+    /// A matrix was packed for another kind of product.
+    #[error("the matrix was packed for another kind of product")]
+    Packing,
     /// A query's range of keys does not lie within the keys.
     #[error("query {query_idx}: keys {start}..{end} are not within 0..{n_keys}")]
     KeyRange {

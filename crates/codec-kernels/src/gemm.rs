@@ -422,13 +422,14 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
 }
 
 impl<W: Weight, const T: bool> Tiles<'_, W, T> {
-    /// Where the part of the next panel lies that follows the one of `panel` at `depth`, if it is not in a
-    /// cache anyway.
+    /// Where the part of the next panel lies that follows the one of `panel` at `depth`, if it is worth fetching: if
+    /// it is not in a cache anyway, or read before it comes, as bytes are.
     fn next_panel(&self, panel: usize, depth: usize) -> Option<*const f32> {
         let Product { rows, matrix, values, order, .. } = self.product;
         let next = panel + 1;
         if values.len() < UNCACHED
             || W::IS_SCALED
+            // What comes next is then not the next panel.
             || order == Order::Backwards
             || rows.n_rows <= FETCHED_BY_ITSELF
             || next == self.panels.end

@@ -50,7 +50,8 @@ pub fn load(name: &str, device: &Device) -> Result<Loaded> {
 /// As [`load`].
 pub fn load_in(name: &str, device: &Device, precision: Precision) -> Result<Loaded> {
     let (checkpoint, of_card) = find(name, device)?;
-    let loaded = codec_nn::with_precision(precision, || load_checkpoint(&checkpoint, device));
+    let checkpoint = checkpoint.in_precision(precision);
+    let loaded = load_checkpoint(&checkpoint, device);
     // The digests take as long as the loading, beside which they are computed; other files than those that are
     // expected are the better explanation of a failure.
     let loaded = match of_card {

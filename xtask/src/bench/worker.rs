@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use codec_core::{AudioBuffer, AudioSpec, Codec, Codes};
 use codec_nn::Precision;
+use codec_nn::families::load_checkpoint;
+use codec_nn::weights::Checkpoint;
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
@@ -33,7 +35,8 @@ fn answer(worker: &mut Option<Worker>, request: &Request, precision: Precision) 
         Request::Load { model, audio, n_codebooks, step_samples, n_threads, .. } => {
             rayon::ThreadPoolBuilder::new().num_threads(*n_threads).build_global()?;
             let began = Instant::now();
-            let codec = codec_nn::with_precision(precision, || codec_nn::load(model, &Device::Cpu))?.codec;
+            let checkpoint = Checkpoint::open(model, &Device::Cpu)?.in_precision(precision);
+            let codec = load_checkpoint(&checkpoint, &Device::Cpu)?.codec;
             let seconds = began.elapsed().as_secs_f64();
             *worker = Some(Worker::new(codec, audio, *n_codebooks, *step_samples)?);
             Ok(vec![seconds])

@@ -91,7 +91,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
         let kbps = outcome.kbps.map_or("none".into(), |kbps| format!("{kbps:.3} kbit/s"));
         let Outcome { input, output, seconds, n_codebooks, .. } = &outcome;
         let text = format!(
-            "{input} -> {output}: {seconds:.2} s, {n_codebooks} codebooks, SI-SDR {si_sdr}, token file {kbps}{beside}"
+            "{input} -> {output}: {seconds:.2} s, {n_codebooks} codebooks, SI-SDR {si_sdr}, \
+             token file {kbps}{beside}"
         );
         reporter.result(|| text, &outcome)
     }))
@@ -109,6 +110,7 @@ fn roundtrip(
     let info = codec.info();
     let n_codebooks = args.rate.n_codebooks(info, model.n_streams(codec.as_ref()))?;
     let header = TokenHeader::new(info, n_codebooks, model.sha256, source.from())?;
+    let header = args.model.weights.tag(header);
     let mut tokens = TokenWriter::new(CountingSink::default(), header)?;
     let mut sink = AudioSink::create(&job.output, info.audio, Trim::new(0, None), args.audio)?;
     let mut encoder = codec.encoder(n_codebooks)?;

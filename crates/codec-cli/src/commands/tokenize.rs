@@ -83,8 +83,7 @@ fn check_same(job: &Job, args: &Args, model: &Model) -> Result<()> {
     let header = TokenReader::new(open(output)?).map(|reader| reader.header().clone());
     let header = header.with_context(|| format!("{output}: is there already, --force writes it anew"))?;
     let wanted = model.codec.info();
-    let (weights, had) = (args.model.weights.name(), header.tag(WeightKind::TAG));
-    let had = had.unwrap_or(WeightKind::Float32.name());
+    let (weights, had) = (args.model.weights.name(), WeightKind::of(&header));
     let difference = if header.model != wanted.model {
         Some(format!("{} made it, not {}", header.model, wanted.model))
     } else if header.check_weights(&model.sha256).is_err() {
@@ -113,9 +112,7 @@ fn tokenize(job: &Job, args: &Args, model: &Model, reporter: &Reporter) -> Resul
     for (key, value) in &args.tags {
         header = header.with_tag(key, value);
     }
-    if args.model.weights != WeightKind::Float32 {
-        header = header.with_tag(WeightKind::TAG, args.model.weights.name());
-    }
+    header = args.model.weights.tag(header);
     let mut sink = TokenSink::create(&job.output, header)?;
     let mut n_frames = 0;
     let n_samples = encode(codec.as_ref(), n_codebooks, &mut source, |codes| {
@@ -158,5 +155,8 @@ fn encode(
 
 fn parse_tag(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a tag has the form KEY=VALUE")?;
+    if key == TokenHeader::WEIGHTS_TAG {
+        return Err(format!("`{key}` says what --weights was"));
+    }
     Ok((key.to_owned(), value.to_owned()))
 }

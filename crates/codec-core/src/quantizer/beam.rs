@@ -265,6 +265,14 @@ mod tests {
         let beam = BeamRvq::new(rvq, 4).unwrap();
         let codes = beam.encode(Latents::new(&[2.0, 1.5], 1).unwrap(), 3).unwrap();
         assert!(codes.rows().all(|row| row == [0, 0]), "{codes:?}");
+        // Copies whose places the search sees in another order than that of their codes.
+        let entries = noise(11, 20);
+        for n_copies in [2, 7, 80] {
+            let rvq = Rvq::from_codebooks(&entries.repeat(2 * n_copies), 20 * n_copies, 1).unwrap();
+            let beam = BeamRvq::new(rvq, 8).unwrap();
+            let codes = beam.encode(Latents::new(&entries, 1).unwrap(), 2).unwrap();
+            assert!(codes.rows().flatten().all(|&code| code < 20), "{n_copies}: {codes:?}");
+        }
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Vq {
             let rows = Rows::new(rows, norms.len(), dim, dim)?;
             for (panel_idx, panel) in self.panels.iter().enumerate() {
                 panel.measure(&mut scratch.distances, rows, norms)?;
-                let rows = scratch.distances.rows((panel_idx * PANEL_ENTRIES) as u32).take(norms.len());
+                let rows = scratch.distances.rows((panel_idx * PANEL_ENTRIES) as u32);
                 rows.enumerate().for_each(|(i, row)| visit(block_idx * SEARCH_ROWS + i, row));
             }
         }
@@ -240,7 +240,7 @@ impl Panel {
     /// The distances of `rows`, whose squared norms are `row_norms`, from this run's entries.
     fn measure(&self, out: &mut DistanceRows, rows: Rows<'_>, row_norms: &[f32]) -> Result<()> {
         let (n_rows, n_entries) = (row_norms.len(), self.norms.len());
-        out.n_entries = n_entries;
+        (out.n_rows, out.n_entries) = (n_rows, n_entries);
         let distances = grown(&mut out.distances, n_rows * n_entries);
         let minima = grown(&mut out.minima, n_rows * n_minima(n_entries));
         gemm(rows, &self.entries, Start::Zero, distances)?;
@@ -251,18 +251,20 @@ impl Panel {
 /// The distances of several rows from a run of entries, with their [minima](squared_distances).
 #[derive(Debug, Default)]
 struct DistanceRows {
+    n_rows: usize,
     n_entries: usize,
     distances: Vec<f32>,
     minima: Vec<f32>,
 }
 
 impl DistanceRows {
-    /// Row by row, for as many as were ever measured; the first entry has the code `first_code`.
+    /// Row by row; the first entry has the code `first_code`.
     fn rows(&self, first_code: u32) -> impl Iterator<Item = DistanceRow<'_>> {
         let n_entries = self.n_entries.max(1);
         let distances = self.distances.chunks_exact(n_entries);
         let minima = self.minima.chunks_exact(n_minima(n_entries));
-        distances.zip(minima).map(move |(distances, minima)| DistanceRow { first_code, distances, minima })
+        let rows = distances.zip(minima).take(self.n_rows);
+        rows.map(move |(distances, minima)| DistanceRow { first_code, distances, minima })
     }
 }
 
@@ -275,8 +277,8 @@ pub(crate) struct DistanceRow<'a> {
 }
 
 impl DistanceRow<'_> {
-    /// Visits codes and distances, among them all that are not above what the last visit gave back, which starts
-    /// with `bound`.
+    /// Visits codes, in no order, with their distances: those whose distance is not above `bound` at first, and then
+    /// not above what the last visit gave back.
     pub(crate) fn for_each_up_to(self, mut bound: f32, mut visit: impl FnMut(u32, f32) -> f32) {
         for (minimum_idx, &minimum) in self.minima.iter().enumerate() {
             if minimum <= bound {
@@ -309,7 +311,8 @@ struct Nearest {
 }
 
 impl Nearest {
-    /// Looks at a run whose codes are above those seen before: they lose where distances are equal.
+    /// Looks at a run whose codes are above those seen before. Where distances are equal they lose against those; among
+    /// themselves, the lowest wins.
     fn improve(&mut self, row: DistanceRow<'_>) {
         let before = self.distance;
         row.for_each_up_to(before, |code, distance| {
@@ -389,6 +392,45 @@ mod tests {
             check_search(16, 64, 300, distance);
             check_search(3000, 5, 100, distance);
             check_search(1, 3, 3, distance);
+        }
+    }
+
+    #[test]
+    fn the_nearest_entries_are_visited_and_bounded() {
+        for (size, dim) in [(3, 4), (16, 4), (300, 5), (1024, 8)] {
+            let vq = Vq::new(noise(3, size * dim), dim, Distance::Euclidean).unwrap();
+            let rows = noise(4, 7 * dim);
+            let mut norms = vec![0.0; 7];
+            squared_norms(&rows, dim, &mut norms).unwrap();
+            let mut n_rows = 0;
+            let mut scratch = Scratch::default();
+            // Buffers that held more and longer rows before.
+            scratch.distances.distances.resize(20_000, -1.0);
+            scratch.distances.minima.resize(20_000, -1.0);
+            vq.for_each_row_of_distances(&mut scratch, &rows, &norms, |row_idx, row| {
+                assert_eq!(row_idx, n_rows);
+                n_rows += 1;
+                let mut sorted = row.distances.to_vec();
+                sorted.sort_by(f32::total_cmp);
+                for n in [1, 2, 5, size] {
+                    let n = n.min(size);
+                    let bound = row.bound_of_nearest(n, &mut Vec::new());
+                    assert!(bound >= sorted[n - 1], "{bound} leaves out one of {n}");
+                    // Unless there are too few minima, it is not far off either.
+                    assert!(n > 5 || size < 100 || bound <= sorted[4 * n], "{bound} lets in more than {n}");
+                    let mut visited = Vec::new();
+                    row.for_each_up_to(bound, |code, distance| {
+                        assert_eq!(row.distances[code as usize].to_bits(), distance.to_bits());
+                        visited.push(distance);
+                        bound
+                    });
+                    visited.sort_by(f32::total_cmp);
+                    let n_within = sorted.iter().take_while(|&&distance| distance <= bound).count();
+                    assert_eq!(visited, sorted[..n_within]);
+                }
+            })
+            .unwrap();
+            assert_eq!(n_rows, 7);
         }
     }
 

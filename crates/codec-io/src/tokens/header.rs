@@ -150,6 +150,9 @@ impl TokenHeader {
         Ok(header)
     }
 
+    /// Name of the tag that says in what numbers the weights were held, unless it was those of the checkpoint.
+    pub const WEIGHTS_TAG: &str = "codec.weights";
+
     /// Adds a tag.
     #[must_use]
     pub fn with_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {

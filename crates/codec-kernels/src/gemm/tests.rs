@@ -80,6 +80,23 @@ proptest! {
     }
 
     #[test]
+    fn the_order_of_the_panels_does_not_matter(case in cases(), quantized: bool) {
+        let (data, (mut weights, mut matrix)) = (case.data(), case.matrix());
+        if quantized {
+            quantize_columns(&mut weights, case.n).unwrap();
+            matrix = PackedMatrix::new(&weights, case.k, case.n).unwrap();
+        }
+        let bias = noise(case.seed + 2, case.n);
+        let run = |order: Order| {
+            let mut out = noise(case.seed + 3, case.m * case.n);
+            let rows = Rows::new(&data, case.m, case.k, case.pitch).unwrap();
+            gemm_in_order(rows, &matrix, case.start(&bias), &mut out, order).unwrap();
+            out
+        };
+        assert_eq!(bits(&run(Order::Forwards)), bits(&same_everywhere(|| run(Order::Backwards))));
+    }
+
+    #[test]
     fn does_not_depend_on_the_other_rows_of_the_call(case in cases(), cuts in [0.0..1.0, 0.0..1.0]) {
         let whole = case.run();
         let (data, (_, matrix)) = (case.data(), case.matrix());

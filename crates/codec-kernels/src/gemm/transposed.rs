@@ -17,8 +17,8 @@ const ROW_UNIT: usize = 24;
 /// `out`: `[n_rows, n]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where the sizes do not agree or the matrix was packed for [`super::gemm`],
-/// [`Error::Zero`] for a step of zero.
+/// [`Error::Shape`] where the sizes do not agree, [`Error::Packing`] for a matrix that was packed for
+/// [`super::gemm`] in another way, [`Error::Zero`] for a step of zero.
 pub fn gemm_transposed(
     xs: &[f32],
     n_rows: usize,
@@ -33,7 +33,7 @@ pub fn gemm_transposed(
     }
     let values = match &matrix.weights {
         Weights::Floats(values) if !matrix.narrow => values,
-        _ => return Err(Error::Shape { what: "packed columns", expected: super::PANEL, actual: n }),
+        _ => return Err(Error::Packing),
     };
     expect_len("out", product("n_rows * n", n_rows, n)?, out.len())?;
     if let Start::Bias(bias) = start {
@@ -103,6 +103,10 @@ mod tests {
         assert!(call(8, 4, 2, 7).is_err());
         assert!(call(8, 4, 0, 8).is_err());
         let narrow = PackedMatrix::new(&[0.0; 6], 3, 2).unwrap();
-        assert!(gemm_transposed(&[0.0; 8], 4, 2, &narrow, Start::Zero, &mut [0.0; 8]).is_err());
+        let bytes = PackedMatrix::new(&vec![0.5; 3 << 14], 3, 1 << 14).unwrap();
+        for (matrix, n) in [(narrow, 2), (bytes, 1 << 14)] {
+            let refused = gemm_transposed(&[0.0; 8], 4, 2, &matrix, Start::Zero, &mut vec![0.0; 4 * n]);
+            assert_eq!(refused, Err(Error::Packing));
+        }
     }
 }

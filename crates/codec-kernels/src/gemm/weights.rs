@@ -15,8 +15,8 @@ const LARGEST: f32 = 127.0;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Weights {
     Floats(Vec<f32>),
-    /// Every column is integers times one factor, as quantized models have it: the numbers are those products,
-    /// to the last bit.
+    /// Every column is integers times one factor, the largest of them [`LARGEST`]: the numbers are those products, to
+    /// the last bit.
     Bytes {
         values: Vec<i8>,
         /// Of the columns, and zeros up to the end of the last panel.
@@ -28,7 +28,7 @@ pub(super) enum Weights {
 /// [`PackedMatrix::new`](super::PackedMatrix::new) holds in a quarter of the memory.
 ///
 /// A product with a few rows takes as long as its matrix takes to be read. A matrix that is small anyway is left as it
-/// is.
+/// is, and so is what is not finite.
 ///
 /// # Shapes
 /// `weights`: `[k, n]`.
@@ -37,7 +37,7 @@ pub(super) enum Weights {
 /// [`crate::Error::Uneven`] or [`crate::Error::Zero`] where `weights` does not hold whole rows.
 pub fn quantize_columns(weights: &mut [f32], n: usize) -> Result<()> {
     let k = count_rows("n", weights.len(), n)?;
-    if n <= NARROW || k * n.next_multiple_of(HALF_PANEL) < FEWEST {
+    if k == 0 || n <= NARROW || k * n.next_multiple_of(HALF_PANEL) < FEWEST {
         return Ok(());
     }
     let mut largest = vec![0.0_f32; n];
@@ -47,7 +47,9 @@ pub fn quantize_columns(weights: &mut [f32], n: usize) -> Result<()> {
     for row in weights.chunks_exact_mut(n) {
         for (x, largest) in row.iter_mut().zip(&largest) {
             let scale = largest / LARGEST;
-            *x = if scale > 0.0 { f32::from((*x / scale).round_ties_even() as i8) * scale } else { 0.0 };
+            if x.is_finite() && scale.is_finite() {
+                *x = if scale > 0.0 { f32::from((*x / scale).round_ties_even() as i8) * scale } else { 0.0 };
+            }
         }
     }
     Ok(())
@@ -94,6 +96,7 @@ impl Weights {
         if floats.len() < FEWEST || !first_column_is_quantized(&floats, k) {
             return Self::Floats(floats);
         }
+        // A quarter of what needs large pages most.
         let mut values = vec![0; floats.len()];
         let mut scales = vec![0.0; floats.len() / k];
         let panels = floats.par_chunks(k * PANEL).zip(values.par_chunks_mut(k * PANEL));
@@ -205,6 +208,11 @@ mod tests {
             // Half a step and the rounding of the product.
             assert!(places.clone().all(|i| (quantized[i] - weights[i]).abs() <= 0.500_01 * step));
         }
+        let mut odd = weights.clone();
+        (odd[0], odd[n + 1]) = (f32::NAN, f32::INFINITY);
+        quantize_columns(&mut odd, n).unwrap();
+        assert!(odd[0].is_nan() && odd[n + 1] == f32::INFINITY && odd[2 * n + 1] == weights[2 * n + 1]);
+        quantize_columns(&mut [], usize::MAX).unwrap();
         let mut small = weights[..20 * n].to_vec();
         quantize_columns(&mut small, n).unwrap();
         assert_eq!(small, weights[..20 * n]);

@@ -6,9 +6,8 @@
 //! later ones going on with the chains of the earlier.
 
 use super::conv_grad::{bias_gradient, input_gradient, rows_gradient};
-use super::precision::held;
 use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
-use crate::Result;
+use crate::{Precision, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use codec_kernels::{PackedMatrix, Rows, Start, for_items, gemm, zeros};
 use std::sync::Arc;
@@ -47,13 +46,23 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs `rows`, `[kernel * c_in, c_out]`.
+    /// Packs `rows`, `[kernel * c_in, c_out]`, as they are.
     pub(crate) fn new(rows: &[f32], c_out: usize, geometry: Geometry) -> Result<Self> {
+        Self::in_precision(Precision::Float32, rows, c_out, geometry)
+    }
+
+    /// Packs `rows`, `[kernel * c_in, c_out]`.
+    pub(crate) fn in_precision(
+        precision: Precision,
+        rows: &[f32],
+        c_out: usize,
+        geometry: Geometry,
+    ) -> Result<Self> {
         let n_taps = if geometry.dilation == 1 { 1 } else { geometry.kernel };
         let k = rows.len() / (c_out * n_taps).max(1);
         let taps = rows
             .chunks_exact((k * c_out).max(1))
-            .map(|tap| Ok(PackedMatrix::new(&held(tap, c_out)?, k, c_out)?))
+            .map(|tap| Ok(PackedMatrix::new(&precision.rounded(tap, c_out)?, k, c_out)?))
             .collect::<Result<_>>()?;
         Ok(Self { taps })
     }

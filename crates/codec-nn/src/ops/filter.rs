@@ -2,7 +2,7 @@
 
 use super::conv::{Geometry, Packed, conv, conv_fixed};
 use super::depthwise::depthwise;
-use super::{expect_channels, expect_shape, linear, on_kernels};
+use super::{expect_channels, expect_shape, linear, on_kernels, precision};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -179,8 +179,10 @@ impl Filter {
             let bias = bias.map(|bias| form.bias(bias)).transpose()?;
             if on_kernels(weight)? && !form.is_depthwise() {
                 let stride = if let Form::Transposed { stride } = form { stride } else { 1 };
+                let (rows, columns) = (form.values(weight)?, stride * c_out);
+                let packed = Packed::in_precision(precision::of_loading(), &rows, columns, geometry)?;
                 Weights::Packed {
-                    packed: Arc::new(Packed::new(&form.values(weight)?, stride * c_out, geometry)?),
+                    packed: Arc::new(packed),
                     bias: bias.map(|bias| bias.to_vec1::<f32>()).transpose()?.map(Arc::from),
                 }
             } else {

@@ -1,6 +1,6 @@
 //! The recurrent half of an LSTM layer.
 
-use super::precision::held;
+use super::precision::of_loading;
 use super::{expect_channels, expect_shape, flat, on_kernels, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
@@ -26,7 +26,7 @@ impl Recurrent {
             None
         } else {
             let values = rows.flatten_all()?.to_vec1::<f32>()?;
-            Some(Arc::new(PackedMatrix::new(&held(&values, n_gates)?, hidden, n_gates)?))
+            Some(Arc::new(PackedMatrix::new(&of_loading().rounded(&values, n_gates)?, hidden, n_gates)?))
         };
         Ok(Self { rows, packed })
     }

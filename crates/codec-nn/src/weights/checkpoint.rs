@@ -2,6 +2,7 @@
 
 use super::source::Source;
 use super::{Dtype, Entry, Survey, Weights, nemo, torch};
+use crate::Precision;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -45,6 +46,7 @@ pub struct Checkpoint {
     weights: Option<Weights>,
     parts: BTreeMap<String, Arc<Vec<u8>>>,
     digests: Digests,
+    precision: Precision,
 }
 
 /// Where the configuration of a checkpoint was found.
@@ -161,6 +163,7 @@ impl Checkpoint {
             weights: Some(Weights::new(without_wrapper(tensors.entries), device)),
             parts: BTreeMap::new(),
             digests: Digests::of(vec![(String::new(), source)]),
+            precision: Precision::Float32,
         })
     }
 
@@ -175,7 +178,20 @@ impl Checkpoint {
             weights: Some(Weights::new(BTreeMap::new(), device)),
             parts: BTreeMap::new(),
             digests: Digests::of(Vec::new()),
+            precision: Precision::Float32,
         }
+    }
+
+    /// The same checkpoint, for a model that holds its weights in this precision: on the CPU, where it does not train.
+    /// TFLite files have their own.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// What the model is to hold its weights in.
+    pub(crate) fn precision(&self) -> Precision {
+        if self.weights.is_some() { self.precision } else { Precision::Float32 }
     }
 
     /// The same checkpoint, its tensors tied to `variables`.
@@ -361,6 +377,7 @@ impl Checkpoint {
             weights: None,
             parts,
             digests,
+            precision: Precision::Float32,
         }
     }
 
@@ -390,6 +407,7 @@ impl Checkpoint {
             weights: Some(Weights::new(without_wrapper(entries), device)),
             parts: BTreeMap::new(),
             digests: Digests::of(files),
+            precision: Precision::Float32,
         })
     }
 }
