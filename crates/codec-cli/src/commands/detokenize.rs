@@ -7,13 +7,13 @@ use crate::model::{Model, ModelArgs};
 use crate::report::{Reported, Reporter};
 use crate::tokens::open;
 use crate::{Global, interrupt};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use codec_io::tokens::{self, TokenError, TokenReader, WeightsHash};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Turn token files back into audio (WAV).
 ///
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let kinds = Kinds { takes: &[tokens::EXTENSION], makes: "wav" };
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
-    let models = Models { args: &args.model, loaded: Mutex::default() };
+    let models = Models::of(&jobs, args);
     Ok(for_each(&jobs, &reporter, |job| {
         if !args.force && is_there(&job.output) {
             return skip::<Done>(job, &reporter);
@@ -152,20 +152,40 @@ fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) 
     Ok(Done { model: info.model.clone(), n_codebooks, n_samples, seconds, complete })
 }
 
-/// The models that the files name, each loaded once.
+/// The models that the files name, each loaded once, and before the files share the threads: one that waits for
+/// others in a loading may begin with another file, which would wait for that loading.
 struct Models<'a> {
     args: &'a ModelArgs,
-    loaded: Mutex<HashMap<String, Arc<Model>>>,
+    loaded: HashMap<String, Result<Arc<Model>>>,
 }
 
-impl Models<'_> {
-    fn get(&self, name: &str) -> Result<Arc<Model>> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(model) = loaded.get(name) {
-            return Ok(Arc::clone(model));
+impl<'a> Models<'a> {
+    fn of(jobs: &[Job], args: &'a Args) -> Self {
+        let mut models = Self { args: &args.model, loaded: HashMap::new() };
+        for job in jobs.iter().filter(|job| args.force || !is_there(&job.output)) {
+            // A pipe is read once. What cannot be read says so when its turn comes.
+            let is_file = matches!(&job.input, Place::File(path) if path.is_file());
+            if !is_file || interrupt::requested() {
+                continue;
+            }
+            let Ok(reader) = open(&job.input).and_then(|file| Ok(TokenReader::new(file)?)) else { continue };
+            let name = &reader.header().model;
+            if !models.loaded.contains_key(name) {
+                models.loaded.insert(name.clone(), models.load(name));
+            }
         }
-        let model = Arc::new(self.args.load_or(name)?);
-        loaded.insert(name.to_owned(), Arc::clone(&model));
-        Ok(model)
+        models
+    }
+
+    fn get(&self, name: &str) -> Result<Arc<Model>> {
+        match self.loaded.get(name) {
+            Some(Ok(model)) => Ok(Arc::clone(model)),
+            Some(Err(error)) => Err(anyhow!("{error:#}")),
+            None => self.load(name),
+        }
+    }
+
+    fn load(&self, name: &str) -> Result<Arc<Model>> {
+        Ok(Arc::new(self.args.load_or(name)?))
     }
 }
