@@ -50,11 +50,6 @@ impl WeightKind {
         }
     }
 
-    /// The name of what made the codes of a token file.
-    pub(crate) fn of(header: &TokenHeader) -> &str {
-        header.tag(TokenHeader::WEIGHTS_TAG).unwrap_or(Self::Float32.name())
-    }
-
     fn precision(self) -> Precision {
         match self {
             Self::Float32 => Precision::Float32,

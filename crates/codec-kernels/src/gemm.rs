@@ -115,17 +115,27 @@ impl PackedMatrix {
     pub fn unpacked(&self) -> Vec<f32> {
         let (k, n) = (self.k, self.n);
         let mut out = vec![0.0; k * n];
-        for (i, x) in out.iter_mut().enumerate() {
-            let (row, column) = (i / n, i % n);
-            let first = column / PANEL * PANEL;
-            let place = match self.narrow {
-                true => column * k + row,
-                false => first * k + row * panel_width(n - first) + column - first,
-            };
-            *x = match &self.weights {
-                Weights::Floats(values) => values[place],
-                Weights::Bytes { values, scales } => f32::from(values[place]) * scales[column],
-            };
+        if let (true, Weights::Floats(values)) = (self.narrow, &self.weights) {
+            out.iter_mut().enumerate().for_each(|(i, x)| *x = values[i % n * k + i / n]);
+            return out;
+        }
+        for first in (0..n).step_by(PANEL) {
+            let (width, columns) = (panel_width(n - first), first..n.min(first + PANEL));
+            let panel = first * k..first * k + k * width;
+            let outs = out.chunks_exact_mut(n).map(|row| &mut row[columns.clone()]);
+            match &self.weights {
+                Weights::Floats(values) => {
+                    let rows = values[panel].chunks_exact(width);
+                    outs.zip(rows).for_each(|(out, row)| out.copy_from_slice(&row[..columns.len()]));
+                }
+                Weights::Bytes { values, scales } => {
+                    for (out, row) in outs.zip(values[panel].chunks_exact(width)) {
+                        let products =
+                            row.iter().zip(&scales[first..]).map(|(&x, scale)| f32::from(x) * scale);
+                        out.iter_mut().zip(products).for_each(|(out, x)| *out = x);
+                    }
+                }
+            }
         }
         out
     }

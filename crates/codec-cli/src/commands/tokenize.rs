@@ -2,7 +2,7 @@
 
 use super::{Outcome, for_each, is_there, skip};
 use crate::inputs::{self, AUDIO_EXTENSIONS, Job, Kinds, Place};
-use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs, WeightKind};
+use crate::model::{ChannelArgs, Model, ModelArgs, RateArgs};
 use crate::report::Reporter;
 use crate::source::Source;
 use crate::tokens::{TokenSink, open};
@@ -83,7 +83,7 @@ fn check_same(job: &Job, args: &Args, model: &Model) -> Result<()> {
     let header = TokenReader::new(open(output)?).map(|reader| reader.header().clone());
     let header = header.with_context(|| format!("{output}: is there already, --force writes it anew"))?;
     let wanted = model.codec.info();
-    let (weights, had) = (args.model.weights.name(), WeightKind::of(&header));
+    let (weights, had) = (args.model.weights.name(), header.weight_numbers());
     let difference = if header.model != wanted.model {
         Some(format!("{} made it, not {}", header.model, wanted.model))
     } else if header.check_weights(&model.sha256).is_err() {

@@ -233,9 +233,7 @@ fn check_same(left: &TokenHeader, right: &TokenHeader) -> TokenResult<()> {
     same("codec family", &left.family, &right.family)?;
     same("model", &left.model, &right.model)?;
     same("weights", &left.weights, &right.weights)?;
-    let held =
-        [left, right].map(|header| header.tag(TokenHeader::WEIGHTS_TAG).unwrap_or("float32").to_owned());
-    same("numbers of the weights", &held[0], &held[1])?;
+    same("numbers of the weights", &left.weight_numbers(), &right.weight_numbers())?;
     same("audio of the codec", &left.audio, &right.audio)?;
     same("hop length", &left.hop_length, &right.hop_length)?;
     let segments = [left, right].map(|header| header.segment.map_or("none".into(), in_words));

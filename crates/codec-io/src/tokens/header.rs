@@ -165,6 +165,11 @@ impl TokenHeader {
         self.tags.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
+    /// The numbers that held the weights: `float32`, unless [`TokenHeader::WEIGHTS_TAG`] says something else.
+    pub fn weight_numbers(&self) -> &str {
+        self.tag(Self::WEIGHTS_TAG).unwrap_or("float32")
+    }
+
     /// Checks that the codes were made with the weights at hand.
     ///
     /// # Errors
