@@ -47,6 +47,12 @@ const LINE: usize = 16;
 const LINES_PER_STEP: usize = PANEL / LINE;
 /// Up to so many rows the CPU sees by itself what comes next.
 const FETCHED_BY_ITSELF: usize = 2;
+/// Steps of k in one round of the innermost loop.
+const UNROLLED: usize = 4;
+/// Rows of a tile that share a pointer: the addresses of its rows are that and up to three times the pitch.
+const GROUP_ROWS: usize = 4;
+/// Enough for the tallest tile.
+const MAX_GROUPS: usize = 3;
 /// Rows at a multiple of this pitch (1 KiB) meet in a quarter of the sets of the first-level cache.
 const COLLIDING_PITCH: usize = 256;
 /// The pitch to which such rows are copied: an odd number of cache lines.
@@ -492,7 +498,7 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
                 }
                 _ => None,
             });
-            let ahead = first.map(|first| Ahead { first, n_lines });
+            let ahead = first.map(|next| Ahead { next, n_lines });
             row += match n_rows - row {
                 12.. if S::TILE_ROWS == 12 => self.tile::<S, 12, V>(s, &stripe, row, ahead),
                 8.. if S::TILE_ROWS == 12 => self.tile::<S, 8, V>(s, &stripe, row, ahead),
@@ -551,21 +557,25 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
                     *factors = s.load_ptr(scales.as_ptr().add(column + v * S::LANES));
                 }
             }
-            for i in 0..left.row_len {
-                if let Some(ahead) = ahead {
-                    ahead.fetch(s, i);
+            // Constants for the compiler: neighbouring elements, or neighbouring rows.
+            let (to_row, to_step) = if T { (1, step) } else { (pitch, 1) };
+            let mut at = Place { left: LeftRows::new(a, to_row), right: b, width, factors };
+            let mut ahead = ahead;
+            for _ in 0..left.row_len / UNROLLED {
+                if let Some(ahead) = &mut ahead {
+                    ahead.fetch(s, UNROLLED);
                 }
-                let mut right = [s.splat(0.0); V];
-                for (v, right) in right.iter_mut().enumerate() {
-                    *right = W::load(s, b.add(i * width + v * S::LANES), factors[v]);
+                for step in 0..UNROLLED {
+                    acc = at.multiply_add(s, step * to_step, acc);
                 }
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    // Constants for the compiler: neighbouring elements, or neighbouring rows.
-                    let x = s.splat(*a.add(if T { r + i * step } else { r * pitch + i }));
-                    for (acc, &right) in acc.iter_mut().zip(&right) {
-                        *acc = s.fma(x, right, *acc);
-                    }
+                at.left.advance(UNROLLED * to_step);
+            }
+            for _ in 0..left.row_len % UNROLLED {
+                if let Some(ahead) = &mut ahead {
+                    ahead.fetch(s, 1);
                 }
+                acc = at.multiply_add(s, 0, acc);
+                at.left.advance(to_step);
             }
             for (r, acc) in acc.into_iter().enumerate() {
                 store_columns(s, acc, out.add(r * self.out.pitch), cols);
@@ -579,20 +589,99 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
 /// a time.
 #[derive(Clone, Copy)]
 struct Ahead {
-    first: *const f32,
+    next: *const f32,
     /// At each step.
     n_lines: usize,
 }
 
 impl Ahead {
-    /// Fetches what is due at step `i`.
+    /// Fetches what is due in the next `n_steps` steps.
     #[inline(always)]
-    fn fetch<S: Simd>(self, s: S, i: usize) {
-        let place = self.first.wrapping_add(i * self.n_lines * LINE);
-        s.prefetch(place);
-        if self.n_lines > 1 {
-            s.prefetch(place.wrapping_add(LINE));
+    fn fetch<S: Simd>(&mut self, s: S, n_steps: usize) {
+        for _ in 0..n_steps * self.n_lines {
+            s.prefetch(self.next);
+            self.next = self.next.wrapping_add(LINE);
         }
+    }
+}
+
+/// Where the rows of a tile are, as few pointers.
+///
+/// A pointer for each row does not fit into the registers, and a compiler that knows how far rows are from each other
+/// computes one address from the other, an instruction for each row and step: where two programs share a core, they
+/// share its decoder too, and those instructions cost a third of a product's time.
+struct LeftRows<const R: usize> {
+    groups: [*const f32; MAX_GROUPS],
+    /// From a row to the next.
+    pitch: usize,
+}
+
+impl<const R: usize> LeftRows<R> {
+    #[inline(always)]
+    fn new(first: *const f32, pitch: usize) -> Self {
+        let group = |i: usize| unrelated(first.wrapping_add(i * GROUP_ROWS * pitch));
+        Self { groups: std::array::from_fn(group), pitch }
+    }
+
+    /// Where the element of row `r` lies that is `offset` from the present one.
+    #[inline(always)]
+    fn place(&self, r: usize, offset: usize) -> *const f32 {
+        self.groups[r / GROUP_ROWS].wrapping_add(r % GROUP_ROWS * self.pitch + offset)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, offset: usize) {
+        for group in &mut self.groups[..R.div_ceil(GROUP_ROWS)] {
+            *group = unrelated(group.wrapping_add(offset));
+        }
+    }
+}
+
+/// Hides from the compiler where a pointer comes from.
+#[inline(always)]
+fn unrelated<T>(pointer: *const T) -> *const T {
+    let mut pointer = pointer;
+    #[expect(unsafe_code, reason = "the one thing that is opaque and costs nothing")]
+    // SAFETY: no instruction.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    }
+    pointer
+}
+
+/// What a tile reads next.
+struct Place<S: Simd, W, const R: usize, const V: usize> {
+    left: LeftRows<R>,
+    right: *const W,
+    /// From a row of the panel to the next.
+    width: usize,
+    factors: [S::V; V],
+}
+
+impl<S: Simd, W: Weight, const R: usize, const V: usize> Place<S, W, R, V> {
+    /// Adds the products of one step of k, the one that is `offset` from the present one, and goes on to the next row
+    /// of the panel.
+    ///
+    /// # Safety
+    /// `R` rows and `V` vectors of the panel's row can be read there.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
+    unsafe fn multiply_add(&mut self, s: S, offset: usize, mut acc: [[S::V; V]; R]) -> [[S::V; V]; R] {
+        let mut right = [s.splat(0.0); V];
+        // SAFETY: as the caller's.
+        unsafe {
+            for (v, right) in right.iter_mut().enumerate() {
+                *right = W::load(s, self.right.add(v * S::LANES), self.factors[v]);
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let x = s.splat(*self.left.place(r, offset));
+                for (acc, &right) in acc.iter_mut().zip(&right) {
+                    *acc = s.fma(x, right, *acc);
+                }
+            }
+        }
+        self.right = unrelated(self.right.wrapping_add(self.width));
+        acc
     }
 }
 
