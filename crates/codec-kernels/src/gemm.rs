@@ -15,7 +15,7 @@ pub use self::weights::quantize_columns;
 use self::narrow::NarrowRows;
 use self::weights::{Weight, Weights};
 use crate::error::{Error, Result, expect_len, product};
-use crate::pages;
+use crate::pages::{LINE, Lines};
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch, level};
 
@@ -41,8 +41,6 @@ const ROW_UNIT: usize = BLOCK_ROWS;
 const BLOCK_DEPTH: usize = 512;
 /// Floats of a matrix that the second-level cache does not keep from one product to the next.
 const UNCACHED: usize = 1 << 17;
-/// Floats in a line of the cache.
-const LINE: usize = 16;
 /// Lines of a panel that one step of k reads.
 const LINES_PER_STEP: usize = PANEL / LINE;
 /// Up to so many rows the CPU sees by itself what comes next.
@@ -63,10 +61,6 @@ const SPREAD_PITCH: usize = BLOCK_DEPTH + 16;
 pub struct PackedMatrix {
     k: usize,
     n: usize,
-    /// Whether there are so few columns that lanes run over rows.
-    narrow: bool,
-    /// Narrow: `[n, k]`, floats. Otherwise panels `[k, width]`, all `PANEL` wide but the last, which may be
-    /// `HALF_PANEL` wide; columns past `n` are zero.
     weights: Weights,
 }
 
@@ -83,7 +77,7 @@ impl PackedMatrix {
         if n <= NARROW {
             return Ok(Self::pack_narrow(k, n, |row, column| weights[row * n + column]));
         }
-        Ok(Self { k, n, narrow: false, weights: Weights::of(rows_in_panels(weights, k, n), k) })
+        Ok(Self { k, n, weights: Weights::of(rows_in_panels(weights, k, n), k) })
     }
 
     /// Packs a row-major matrix for [`gemm_transposed`], which wants columns side by side however few.
@@ -95,7 +89,7 @@ impl PackedMatrix {
     /// [`Error::Shape`] where `weights` does not hold `k * n` floats.
     pub fn for_transposed(weights: &[f32], k: usize, n: usize) -> Result<Self> {
         expect_len("weights", product("k * n", k, n)?, weights.len())?;
-        Ok(Self { k, n, narrow: false, weights: Weights::Floats(rows_in_panels(weights, k, n)) })
+        Ok(Self { k, n, weights: Weights::Floats(rows_in_panels(weights, k, n)) })
     }
 
     /// Packs the transpose of a row-major matrix, the layout of a linear layer's weights.
@@ -114,14 +108,14 @@ impl PackedMatrix {
         let floats = in_panels(k, n, |columns, row, out| {
             columns.zip(out).for_each(|(column, out)| *out = at(row, column));
         });
-        Ok(Self { k, n, narrow: false, weights: Weights::of(floats, k) })
+        Ok(Self { k, n, weights: Weights::of(floats, k) })
     }
 
     /// The matrix as [`PackedMatrix::new`] took it, `[k, n]`.
     pub fn unpacked(&self) -> Vec<f32> {
         let (k, n) = (self.k, self.n);
         let mut out = vec![0.0; k * n];
-        if let (true, Weights::Floats(values)) = (self.narrow, &self.weights) {
+        if let Weights::Narrow(values) = &self.weights {
             out.iter_mut().enumerate().for_each(|(i, x)| *x = values[i % n * k + i / n]);
             return out;
         }
@@ -130,8 +124,9 @@ impl PackedMatrix {
             let panel = first * k..first * k + k * width;
             let outs = out.chunks_exact_mut(n).map(|row| &mut row[columns.clone()]);
             match &self.weights {
+                Weights::Narrow(_) => {}
                 Weights::Floats(values) => {
-                    let rows = values[panel].chunks_exact(width);
+                    let rows = values.as_slice()[panel].chunks_exact(width);
                     outs.zip(rows).for_each(|(out, row)| out.copy_from_slice(&row[..columns.len()]));
                 }
                 Weights::Bytes { values, scales } => {
@@ -160,7 +155,7 @@ impl PackedMatrix {
     fn pack_narrow(k: usize, n: usize, at: impl Fn(usize, usize) -> f32) -> Self {
         let places = (0..n).flat_map(|column| (0..k).map(move |row| (row, column)));
         let values = places.map(|(row, column)| at(row, column)).collect();
-        Self { k, n, narrow: true, weights: Weights::Floats(values) }
+        Self { k, n, weights: Weights::Narrow(values) }
     }
 
     fn n_panels(&self) -> usize {
@@ -169,14 +164,15 @@ impl PackedMatrix {
 }
 
 /// A row-major matrix in panels.
-fn rows_in_panels(weights: &[f32], k: usize, n: usize) -> Vec<f32> {
+fn rows_in_panels(weights: &[f32], k: usize, n: usize) -> Lines {
     in_panels(k, n, |columns, row, out| out[..columns.len()].copy_from_slice(&weights[row * n..][columns]))
 }
 
 /// Calls `fill(columns, row, out)` for each row of each panel, whole stretches of columns at a time; `out` may be wider
 /// than `columns`.
-fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut data = pages::zeros(k * n.next_multiple_of(HALF_PANEL));
+fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Lines {
+    let mut lines = Lines::zeros(k * n.next_multiple_of(HALF_PANEL));
+    let data = lines.as_mut_slice();
     let fill = |(panel_idx, panel): (usize, &mut [f32])| {
         let first = panel_idx * PANEL;
         let width = panel_width(n - first);
@@ -189,7 +185,7 @@ fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) 
         0 | 1 => data.chunks_mut(panel_len).enumerate().for_each(fill),
         _ => data.par_chunks_mut(panel_len).enumerate().for_each(fill),
     }
-    data
+    lines
 }
 
 fn panel_width(columns_left: usize) -> usize {
@@ -306,7 +302,7 @@ pub(crate) fn gemm_in_order(
         return Ok(());
     }
     match &matrix.weights {
-        Weights::Floats(values) if matrix.narrow => {
+        Weights::Narrow(values) => {
             let n_threads = pool::threads_for(out.len().saturating_mul(matrix.k), GRAIN);
             let level = level();
             pool::for_row_blocks(out, matrix.n, narrow::BLOCK_ROWS, n_threads, |first, out| {
@@ -315,6 +311,7 @@ pub(crate) fn gemm_in_order(
             });
         }
         Weights::Floats(values) => {
+            let values = values.as_slice();
             Product::<_, false> { rows, matrix, values, scales: &[], start, order }.run(ROW_UNIT, out);
         }
         Weights::Bytes { values, scales } => {
@@ -393,7 +390,7 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { rows: all, matrix, order, .. } = self.product;
-        let (n_rows, k, n) = (all.n_rows, matrix.k, matrix.n);
+        let (n_rows, k) = (all.n_rows, matrix.k);
         // A few rows pass the weights once, in the order in which they lie.
         let few = n_rows <= S::TILE_ROWS;
         let max_depth = if few { k.max(1) } else { BLOCK_DEPTH };
@@ -411,26 +408,16 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
                     left.copy_to(&mut spread, SPREAD_PITCH);
                     left = Rows { data: &spread, pitch: SPREAD_PITCH, ..left };
                 }
-                for i in 0..self.panels.len() {
-                    let panel = match order {
-                        Order::Forwards => self.panels.start + i,
-                        Order::Backwards => self.panels.end - 1 - i,
-                    };
-                    let end = n.min((panel + 1) * PANEL);
-                    let mut column = panel * PANEL;
-                    let mut ahead = self.next_panel(panel, depth.start);
-                    while column < end {
-                        let cols = (end - column).min(2 * S::LANES);
-                        let stripe =
-                            Stripe { left, row: rows.start, depth: depth.start, column, cols, ahead };
-                        ahead = None;
-                        if cols > S::LANES {
-                            self.stripe::<S, 2>(s, stripe);
-                        } else {
-                            self.stripe::<S, 1>(s, stripe);
+                let block = Block { left, row: rows.start, depth: depth.start };
+                let mut n_done = 0;
+                while n_done < self.panels.len() {
+                    n_done += match order {
+                        Order::Forwards if !few && self.is_pair::<S>(self.panels.start + n_done) => {
+                            self.pair(s, block, self.panels.start + n_done)
                         }
-                        column += cols;
-                    }
+                        Order::Forwards => self.panel(s, block, self.panels.start + n_done),
+                        Order::Backwards => self.panel(s, block, self.panels.end - 1 - n_done),
+                    };
                 }
             }
         }
@@ -438,17 +425,56 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
 }
 
 impl<W: Weight, const T: bool> Tiles<'_, W, T> {
-    /// Where the part of the next panel lies that follows the one of `panel` at `depth`, if it is worth fetching: if
-    /// it is not in a cache anyway, or read before it comes, as bytes are.
-    fn next_panel(&self, panel: usize, depth: usize) -> Option<*const f32> {
+    /// Whether `panel` and the next one are as wide as four vectors side by side, and worth it.
+    ///
+    /// A tile of 6 rows and 4 vectors loads less than one of 12 and 2: where two programs share a core, they share the
+    /// ways into its cache too. Bytes would have to be converted twice as often.
+    fn is_pair<S: Simd>(&self, panel: usize) -> bool {
+        let is_wide = |panel| panel_width(self.product.matrix.n - panel * PANEL) == PANEL;
+        let has_next = panel + 1 < self.panels.end;
+        2 * S::LANES == PANEL && !W::IS_SCALED && has_next && is_wide(panel + 1)
+    }
+
+    /// Multiplies `block` with two panels; gives 2.
+    #[inline(always)]
+    fn pair<S: Simd>(&self, s: S, block: Block<'_>, panel: usize) -> usize {
+        let column = panel * PANEL;
+        let cols = (self.product.matrix.n - column).min(2 * PANEL);
+        let ahead = self.panel_ahead(panel + 2, block.depth);
+        self.stripe::<S, 4>(s, Stripe { block, column, cols, ahead });
+        2
+    }
+
+    /// Multiplies `block` with one panel; gives 1.
+    #[inline(always)]
+    fn panel<S: Simd>(&self, s: S, block: Block<'_>, panel: usize) -> usize {
+        let mut column = panel * PANEL;
+        let end = self.product.matrix.n.min(column + PANEL);
+        let mut ahead = self.panel_ahead(panel + 1, block.depth);
+        while column < end {
+            let cols = (end - column).min(2 * S::LANES);
+            let stripe = Stripe { block, column, cols, ahead };
+            if cols > S::LANES {
+                self.stripe::<S, 2>(s, stripe);
+            } else {
+                self.stripe::<S, 1>(s, stripe);
+            }
+            ahead = None;
+            column += cols;
+        }
+        1
+    }
+
+    /// Where the part of the panel `next` lies that begins at `depth`, if it is worth fetching: if it is not in a cache
+    /// anyway, or read before it comes, as bytes are.
+    fn panel_ahead(&self, next: usize, depth: usize) -> Option<*const f32> {
         let Product { rows, matrix, values, order, .. } = self.product;
-        let next = panel + 1;
         if values.len() < UNCACHED
             || W::IS_SCALED
             // What comes next is then not the next panel.
             || order == Order::Backwards
             || rows.n_rows <= FETCHED_BY_ITSELF
-            || next == self.panels.end
+            || next >= self.panels.end
         {
             return None;
         }
@@ -463,14 +489,20 @@ fn collides(pitch: usize) -> bool {
     pitch.is_multiple_of(COLLIDING_PITCH)
 }
 
-/// Some rows times some columns of one panel, over a part of k.
-struct Stripe<'a> {
+/// Some rows, over a part of k.
+#[derive(Clone, Copy)]
+struct Block<'a> {
     /// The rows, cut to the part of k.
     left: Rows<'a>,
     /// The first row in the output.
     row: usize,
     /// The first k.
     depth: usize,
+}
+
+/// A block times some columns of a panel, or of a pair of them.
+struct Stripe<'a> {
+    block: Block<'a>,
     /// The first column.
     column: usize,
     /// Number of columns.
@@ -485,23 +517,25 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     /// The tiles take turns in fetching what comes next: memory and arithmetic work at the same time.
     #[inline(always)]
     fn stripe<S: Simd, const V: usize>(&self, s: S, stripe: Stripe<'_>) {
-        let n_rows = stripe.left.n_rows;
-        // One tile fetches all of it, or the first two a half each.
-        let in_halves = n_rows > S::TILE_ROWS;
-        let n_lines = if in_halves { LINES_PER_STEP / 2 } else { LINES_PER_STEP };
-        let mut row = 0;
+        let Rows { n_rows, row_len, .. } = stripe.block.left;
+        let n_panels = if V > 2 { 2 } else { 1 };
+        // Wider tiles are less tall.
+        let height = S::TILE_ROWS / n_panels;
+        // The lines of a panel are fetched by one tile, or by two, a half each.
+        let n_shares = if n_rows > (2 * n_panels - 1) * height { 2 * n_panels } else { n_panels };
+        let n_lines = LINES_PER_STEP * n_panels / n_shares;
+        let share = |ahead: *const f32, i: usize| {
+            let (panel, half) = (i * n_panels / n_shares, i % (n_shares / n_panels));
+            let place = panel * PANEL * self.product.matrix.k + half * n_lines * LINE * row_len;
+            Ahead { next: ahead.wrapping_add(place), n_lines }
+        };
+        let (mut row, mut tile_idx) = (0, 0);
         while row < n_rows {
-            let first = stripe.ahead.and_then(|ahead| match row {
-                0 => Some(ahead),
-                _ if in_halves && row == S::TILE_ROWS => {
-                    Some(ahead.wrapping_add(n_lines * LINE * stripe.left.row_len))
-                }
-                _ => None,
-            });
-            let ahead = first.map(|next| Ahead { next, n_lines });
+            let ahead = stripe.ahead.filter(|_| tile_idx < n_shares).map(|ahead| share(ahead, tile_idx));
+            tile_idx += 1;
             row += match n_rows - row {
-                12.. if S::TILE_ROWS == 12 => self.tile::<S, 12, V>(s, &stripe, row, ahead),
-                8.. if S::TILE_ROWS == 12 => self.tile::<S, 8, V>(s, &stripe, row, ahead),
+                12.. if height == 12 => self.tile::<S, 12, V>(s, &stripe, row, ahead),
+                8.. if height == 12 => self.tile::<S, 8, V>(s, &stripe, row, ahead),
                 6.. => self.tile::<S, 6, V>(s, &stripe, row, ahead),
                 4.. => self.tile::<S, 4, V>(s, &stripe, row, ahead),
                 3 => self.tile::<S, 3, V>(s, &stripe, row, ahead),
@@ -521,24 +555,25 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         row: usize,
         ahead: Option<Ahead>,
     ) -> usize {
-        let &Stripe { ref left, depth, column, cols, .. } = stripe;
+        let &Stripe { block: Block { left, row: first_row, depth }, column, cols, .. } = stripe;
         let Product { rows, matrix, values, scales, start, .. } = self.product;
         let (k, n, pitch, step) = (matrix.k, matrix.n, left.pitch, left.step);
         let first = column / PANEL * PANEL;
         let width = panel_width(n - first);
-        debug_assert!(row + R <= left.n_rows && stripe.row + left.n_rows <= rows.n_rows);
+        debug_assert!(row + R <= left.n_rows && first_row + left.n_rows <= rows.n_rows);
         debug_assert!(depth + left.row_len <= k);
         debug_assert!(column + cols <= n && cols <= V * S::LANES);
-        debug_assert!(column - first + V * S::LANES <= width);
+        debug_assert!(column - first + V * S::LANES <= width || self.is_pair::<S>(column / PANEL));
         // Later parts of k go on with the chain that the first part stored.
         let start = if depth == 0 { start } else { Start::Accumulate };
         // SAFETY: `left` holds its rows; the panel holds `k * width` floats from `first * k` on, of which those
-        // of this part start at `depth * width`, and `V` vectors from `column - first` on lie within its width,
-        // as they do in the factors, if there are any; `out` and the bias hold the columns.
+        // of this part start at `depth * width`, and `V` vectors from `column - first` on lie within its width, or
+        // within that of the next panel, as they do in the factors, if there are any; `out` and the bias hold the
+        // columns.
         unsafe {
             let a = left.data.as_ptr().add(if T { row } else { row * pitch });
             let b = values.as_ptr().add(first * k + depth * width + (column - first));
-            let out = self.out.data.add((stripe.row + row) * self.out.pitch + column);
+            let out = self.out.data.add((first_row + row) * self.out.pitch + column);
             let mut acc = [[s.splat(0.0); V]; R];
             match start {
                 Start::Zero => {}
@@ -559,7 +594,8 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
             }
             // Constants for the compiler: neighbouring elements, or neighbouring rows.
             let (to_row, to_step) = if T { (1, step) } else { (pitch, 1) };
-            let mut at = Place { left: LeftRows::new(a, to_row), right: b, width, factors };
+            let to_panel = PANEL * k;
+            let mut at = Place { left: LeftRows::new(a, to_row), right: b, width, to_panel, factors };
             let mut ahead = ahead;
             for _ in 0..left.row_len / UNROLLED {
                 if let Some(ahead) = &mut ahead {
@@ -655,6 +691,8 @@ struct Place<S: Simd, W, const R: usize, const V: usize> {
     right: *const W,
     /// From a row of the panel to the next.
     width: usize,
+    /// To the same row of the next panel, where the rest of the vectors is.
+    to_panel: usize,
     factors: [S::V; V],
 }
 
@@ -667,11 +705,13 @@ impl<S: Simd, W: Weight, const R: usize, const V: usize> Place<S, W, R, V> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
     unsafe fn multiply_add(&mut self, s: S, offset: usize, mut acc: [[S::V; V]; R]) -> [[S::V; V]; R] {
+        let per_panel = PANEL / S::LANES;
         let mut right = [s.splat(0.0); V];
         // SAFETY: as the caller's.
         unsafe {
             for (v, right) in right.iter_mut().enumerate() {
-                *right = W::load(s, self.right.add(v * S::LANES), self.factors[v]);
+                let place = v / per_panel * self.to_panel + v % per_panel * S::LANES;
+                *right = W::load(s, self.right.add(place), self.factors[v]);
             }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let x = s.splat(*self.left.place(r, offset));

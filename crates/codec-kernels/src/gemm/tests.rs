@@ -56,10 +56,11 @@ impl Case {
 fn cases() -> impl Strategy<Value = Case> {
     // Every remainder of tiles and panels, and sizes that are split over threads and parts of k.
     let small = (1..40_usize, 0..40_usize, 1..70_usize);
+    let paired = (13..110_usize, 1..40_usize, 49..200_usize);
     let tall = (300..900_usize, 1..40_usize, prop_oneof![1..6_usize, 30..70_usize]);
-    let deep = (1..110_usize, 500..1100_usize, prop_oneof![1..6_usize, 10..34_usize]);
+    let deep = (1..110_usize, 500..1100_usize, prop_oneof![1..6_usize, 10..34_usize, 49..140_usize]);
     let wide = (1..4_usize, 300..600_usize, 900..1300_usize);
-    let sizes = prop_oneof![4 => small, 2 => tall, 1 => deep, 1 => wide];
+    let sizes = prop_oneof![4 => small, 2 => paired, 2 => tall, 1 => deep, 1 => wide];
     (sizes, 1..80_usize, 0..3_u8, 0..1000_u64).prop_map(|((m, k, n), pitch, start, seed)| Case {
         m,
         k,

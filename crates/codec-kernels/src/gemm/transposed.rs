@@ -32,7 +32,7 @@ pub fn gemm_transposed(
         return Err(Error::Zero { what: "step" });
     }
     let values = match &matrix.weights {
-        Weights::Floats(values) if !matrix.narrow => values,
+        Weights::Floats(values) => values.as_slice(),
         _ => return Err(Error::Packing),
     };
     expect_len("out", product("n_rows * n", n_rows, n)?, out.len())?;

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::{HALF_PANEL, NARROW, PANEL};
 use crate::error::{Result, count_rows};
+use crate::pages::Lines;
 use crate::simd::{ROUND, Simd};
 
 /// Matrices below this many numbers stay in the cache as floats too.
@@ -11,10 +12,13 @@ const FEWEST: usize = 1 << 14;
 /// The largest integer of eight bits that a quantizer uses.
 const LARGEST: f32 = 127.0;
 
-/// Numbers in the order in which the kernels read them.
+/// Numbers in the order in which the kernels read them: but for few columns in panels `[k, width]`, all `PANEL` wide
+/// but the last, which may be `HALF_PANEL` wide; columns past `n` are zero.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Weights {
-    Floats(Vec<f32>),
+    /// `[n, k]`: so few columns that lanes run over rows.
+    Narrow(Vec<f32>),
+    Floats(Lines),
     /// Every column is integers times one factor, the largest of them [`LARGEST`]: the numbers are those products, to
     /// the last bit.
     Bytes {
@@ -92,9 +96,10 @@ impl Weight for i8 {
 
 impl Weights {
     /// Holds panels of `k` rows as bytes, if that loses nothing.
-    pub(super) fn of(floats: Vec<f32>, k: usize) -> Self {
-        if floats.len() < FEWEST || !first_column_is_quantized(&floats, k) {
-            return Self::Floats(floats);
+    pub(super) fn of(lines: Lines, k: usize) -> Self {
+        let floats = lines.as_slice();
+        if floats.len() < FEWEST || !first_column_is_quantized(floats, k) {
+            return Self::Floats(lines);
         }
         // A quarter of what needs large pages most.
         let mut values = vec![0; floats.len()];
@@ -105,7 +110,7 @@ impl Weights {
                 PANEL => quantize::<PANEL>(floats, values, scales),
                 _ => quantize::<HALF_PANEL>(floats, values, scales),
             });
-        if is_quantized { Self::Bytes { values, scales } } else { Self::Floats(floats) }
+        if is_quantized { Self::Bytes { values, scales } } else { Self::Floats(lines) }
     }
 }
 
