@@ -37,20 +37,21 @@ const GRAIN: usize = 1 << 18;
 const BLOCK_ROWS: usize = 96;
 /// Threads get whole multiples of this many rows: whole blocks, and so whole tiles on every level.
 const ROW_UNIT: usize = BLOCK_ROWS;
-/// Part of k that passes at a time, so that a panel's part stays in the cache for all rows of a block.
+/// Part of k that passes at a time, so that the part of a panel, or of a pair, stays in the second-level cache for all
+/// rows of a block, and these in what is left of it.
 const BLOCK_DEPTH: usize = 512;
 /// Floats of a matrix that the second-level cache does not keep from one product to the next.
 const UNCACHED: usize = 1 << 17;
-/// Lines of a panel that one step of k reads.
-const LINES_PER_STEP: usize = PANEL / LINE;
 /// Up to so many rows the CPU sees by itself what comes next.
 const FETCHED_BY_ITSELF: usize = 2;
 /// Steps of k in one round of the innermost loop.
 const UNROLLED: usize = 4;
-/// Rows of a tile that share a pointer: the addresses of its rows are that and up to three times the pitch.
+/// Rows of the tallest tile.
+const TALLEST: usize = 12;
+/// Rows of a tile that share a pointer: an address is that and none to three times the pitch.
 const GROUP_ROWS: usize = 4;
-/// Enough for the tallest tile.
-const MAX_GROUPS: usize = 3;
+/// Panels that may share a tile.
+const PAIR: usize = 2;
 /// Rows at a multiple of this pitch (1 KiB) meet in a quarter of the sets of the first-level cache.
 const COLLIDING_PITCH: usize = 256;
 /// The pitch to which such rows are copied: an odd number of cache lines.
@@ -115,25 +116,28 @@ impl PackedMatrix {
     pub fn unpacked(&self) -> Vec<f32> {
         let (k, n) = (self.k, self.n);
         let mut out = vec![0.0; k * n];
-        if let Weights::Narrow(values) = &self.weights {
-            out.iter_mut().enumerate().for_each(|(i, x)| *x = values[i % n * k + i / n]);
-            return out;
-        }
-        for first in (0..n).step_by(PANEL) {
+        let panels = (0..n).step_by(PANEL).map(|first| {
             let (width, columns) = (panel_width(n - first), first..n.min(first + PANEL));
-            let panel = first * k..first * k + k * width;
-            let outs = out.chunks_exact_mut(n).map(|row| &mut row[columns.clone()]);
-            match &self.weights {
-                Weights::Narrow(_) => {}
-                Weights::Floats(values) => {
+            (width, columns, first * k..first * k + k * width)
+        });
+        match &self.weights {
+            Weights::Narrow(values) => {
+                out.iter_mut().enumerate().for_each(|(i, x)| *x = values[i % n * k + i / n]);
+            }
+            Weights::Floats(values) => {
+                for (width, columns, panel) in panels {
                     let rows = values.as_slice()[panel].chunks_exact(width);
-                    outs.zip(rows).for_each(|(out, row)| out.copy_from_slice(&row[..columns.len()]));
+                    for (out, row) in out.chunks_exact_mut(n).zip(rows) {
+                        out[columns.clone()].copy_from_slice(&row[..columns.len()]);
+                    }
                 }
-                Weights::Bytes { values, scales } => {
-                    for (out, row) in outs.zip(values[panel].chunks_exact(width)) {
+            }
+            Weights::Bytes { values, scales } => {
+                for (width, columns, panel) in panels {
+                    for (out, row) in out.chunks_exact_mut(n).zip(values[panel].chunks_exact(width)) {
                         let products =
-                            row.iter().zip(&scales[first..]).map(|(&x, scale)| f32::from(x) * scale);
-                        out.iter_mut().zip(products).for_each(|(out, x)| *out = x);
+                            row.iter().zip(&scales[columns.start..]).map(|(&x, scale)| f32::from(x) * scale);
+                        out[columns.clone()].iter_mut().zip(products).for_each(|(out, x)| *out = x);
                     }
                 }
             }
@@ -345,11 +349,15 @@ impl<W: Weight, const T: bool> Product<'_, W, T> {
         if n_threads > 1 && n_panels > 1 && rows.n_rows < BLOCK_ROWS {
             // Few rows: the weights are the larger side, and each thread reads only its own.
             let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-            let n_parts = n_panels.min(2 * n_threads);
+            // Pairs stay together where they are taken as such.
+            let unit = if rows.n_rows > TALLEST { PAIR } else { 1 };
+            let n_units = n_panels.div_ceil(unit);
+            let n_parts = n_units.min(2 * n_threads);
             (0..n_parts).into_par_iter().for_each(|part| {
                 // A thread takes two neighbours, and backwards the second first.
                 let part = if order == Order::Backwards { (part ^ 1).min(n_parts - 1) } else { part };
-                let panels = part * n_panels / n_parts..(part + 1) * n_panels / n_parts;
+                let bound = |part: usize| n_panels.min(part * n_units / n_parts * unit);
+                let panels = bound(part)..bound(part + 1);
                 dispatch(level, Tiles { product: self, panels, out });
             });
             return;
@@ -425,24 +433,29 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
 }
 
 impl<W: Weight, const T: bool> Tiles<'_, W, T> {
-    /// Whether `panel` and the next one are as wide as four vectors side by side, and worth it.
+    /// Whether `panel` and the next one are taken together, as four vectors: where these are half a panel wide.
     ///
-    /// A tile of 6 rows and 4 vectors loads less than one of 12 and 2: where two programs share a core, they share the
-    /// ways into its cache too. Bytes would have to be converted twice as often.
+    /// A tile of 6 rows and 4 vectors loads less than one of 12 and 2: where two programs share a core, they share its
+    /// load ports too. Bytes would have to be converted twice as often.
+    #[inline(always)]
     fn is_pair<S: Simd>(&self, panel: usize) -> bool {
-        let is_wide = |panel| panel_width(self.product.matrix.n - panel * PANEL) == PANEL;
-        let has_next = panel + 1 < self.panels.end;
-        2 * S::LANES == PANEL && !W::IS_SCALED && has_next && is_wide(panel + 1)
+        let suits = const { 2 * S::LANES == PANEL && !W::IS_SCALED };
+        suits && panel + 1 < self.panels.end && self.width(panel + 1) == PANEL
+    }
+
+    /// Columns of a panel.
+    fn width(&self, panel: usize) -> usize {
+        panel_width(self.product.matrix.n - panel * PANEL)
     }
 
     /// Multiplies `block` with two panels; gives 2.
     #[inline(always)]
     fn pair<S: Simd>(&self, s: S, block: Block<'_>, panel: usize) -> usize {
         let column = panel * PANEL;
-        let cols = (self.product.matrix.n - column).min(2 * PANEL);
-        let ahead = self.panel_ahead(panel + 2, block.depth);
+        let cols = (self.product.matrix.n - column).min(PAIR * PANEL);
+        let ahead = self.ahead(panel + PAIR, PAIR, block.depth);
         self.stripe::<S, 4>(s, Stripe { block, column, cols, ahead });
-        2
+        PAIR
     }
 
     /// Multiplies `block` with one panel; gives 1.
@@ -450,7 +463,7 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     fn panel<S: Simd>(&self, s: S, block: Block<'_>, panel: usize) -> usize {
         let mut column = panel * PANEL;
         let end = self.product.matrix.n.min(column + PANEL);
-        let mut ahead = self.panel_ahead(panel + 1, block.depth);
+        let mut ahead = self.ahead(panel + 1, 1, block.depth);
         while column < end {
             let cols = (end - column).min(2 * S::LANES);
             let stripe = Stripe { block, column, cols, ahead };
@@ -465,9 +478,9 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         1
     }
 
-    /// Where the part of the panel `next` lies that begins at `depth`, if it is worth fetching: if it is not in a cache
-    /// anyway, or read before it comes, as bytes are.
-    fn panel_ahead(&self, next: usize, depth: usize) -> Option<*const f32> {
+    /// Where the parts of up to `n_panels` panels from `next` on lie that begin at `depth`, if they are worth fetching:
+    /// if they are not in a cache anyway, or read before they come, as bytes are.
+    fn ahead(&self, next: usize, n_panels: usize, depth: usize) -> Option<Ahead> {
         let Product { rows, matrix, values, order, .. } = self.product;
         if values.len() < UNCACHED
             || W::IS_SCALED
@@ -478,9 +491,11 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         {
             return None;
         }
-        let first = next * PANEL;
-        let place = first * matrix.k + depth * panel_width(matrix.n - first);
-        values.get(place..).map(|values| values.as_ptr().cast())
+        let is_whole = |panel| panel < self.panels.end && self.width(panel) == PANEL;
+        let n_panels = (1..n_panels).take_while(|i| is_whole(next + i)).count() + 1;
+        let width = self.width(next);
+        let first = values.get(next * PANEL * matrix.k + depth * width..)?.as_ptr().cast();
+        Some(Ahead { first, n_panels, lines_per_step: width / LINE, to_panel: PANEL * matrix.k })
     }
 }
 
@@ -507,8 +522,8 @@ struct Stripe<'a> {
     column: usize,
     /// Number of columns.
     cols: usize,
-    /// Weights that the stripe after this one wants, to be fetched meanwhile.
-    ahead: Option<*const f32>,
+    /// What the stripe after this one wants, to be fetched meanwhile.
+    ahead: Option<Ahead>,
 }
 
 impl<W: Weight, const T: bool> Tiles<'_, W, T> {
@@ -518,20 +533,12 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     #[inline(always)]
     fn stripe<S: Simd, const V: usize>(&self, s: S, stripe: Stripe<'_>) {
         let Rows { n_rows, row_len, .. } = stripe.block.left;
-        let n_panels = if V > 2 { 2 } else { 1 };
         // Wider tiles are less tall.
-        let height = S::TILE_ROWS / n_panels;
-        // The lines of a panel are fetched by one tile, or by two, a half each.
-        let n_shares = if n_rows > (2 * n_panels - 1) * height { 2 * n_panels } else { n_panels };
-        let n_lines = LINES_PER_STEP * n_panels / n_shares;
-        let share = |ahead: *const f32, i: usize| {
-            let (panel, half) = (i * n_panels / n_shares, i % (n_shares / n_panels));
-            let place = panel * PANEL * self.product.matrix.k + half * n_lines * LINE * row_len;
-            Ahead { next: ahead.wrapping_add(place), n_lines }
-        };
+        let height = if V > 2 { TALLEST / PAIR } else { S::TILE_ROWS };
+        let n_tiles = n_rows.div_ceil(height);
         let (mut row, mut tile_idx) = (0, 0);
         while row < n_rows {
-            let ahead = stripe.ahead.filter(|_| tile_idx < n_shares).map(|ahead| share(ahead, tile_idx));
+            let ahead = stripe.ahead.and_then(|ahead| ahead.share(tile_idx, n_tiles, row_len));
             tile_idx += 1;
             row += match n_rows - row {
                 12.. if height == 12 => self.tile::<S, 12, V>(s, &stripe, row, ahead),
@@ -553,7 +560,7 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         s: S,
         stripe: &Stripe<'_>,
         row: usize,
-        ahead: Option<Ahead>,
+        ahead: Option<Fetch>,
     ) -> usize {
         let &Stripe { block: Block { left, row: first_row, depth }, column, cols, .. } = stripe;
         let Product { rows, matrix, values, scales, start, .. } = self.product;
@@ -563,16 +570,22 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         debug_assert!(row + R <= left.n_rows && first_row + left.n_rows <= rows.n_rows);
         debug_assert!(depth + left.row_len <= k);
         debug_assert!(column + cols <= n && cols <= V * S::LANES);
-        debug_assert!(column - first + V * S::LANES <= width || self.is_pair::<S>(column / PANEL));
+        if V * S::LANES > PANEL {
+            debug_assert!(column == first && cols > PANEL && self.is_pair::<S>(first / PANEL));
+        } else {
+            debug_assert!(column - first + V * S::LANES <= width);
+        }
         // Later parts of k go on with the chain that the first part stored.
         let start = if depth == 0 { start } else { Start::Accumulate };
-        // SAFETY: `left` holds its rows; the panel holds `k * width` floats from `first * k` on, of which those
-        // of this part start at `depth * width`, and `V` vectors from `column - first` on lie within its width, or
-        // within that of the next panel, as they do in the factors, if there are any; `out` and the bias hold the
+        // SAFETY: `left` holds its rows, each `row_len` long, which is what the rounds and the rest go through; the
+        // panel holds `k * width` floats from `first * k` on, of which those of this part start at `depth * width`. `V`
+        // vectors from `column - first` on lie within its width, or the rest of them within the next panel, which is as
+        // wide and `PANEL * k` floats further on; the factors, if there are any, are as many; `out` and the bias hold the
         // columns.
         unsafe {
-            let a = left.data.as_ptr().add(if T { row } else { row * pitch });
-            let b = values.as_ptr().add(first * k + depth * width + (column - first));
+            // Wrapping: where k is 0 there is nothing, not even at the beginning.
+            let a = left.data.as_ptr().wrapping_add(if T { row } else { row * pitch });
+            let b = values.as_ptr().wrapping_add(first * k + depth * width + (column - first));
             let out = self.out.data.add((first_row + row) * self.out.pitch + column);
             let mut acc = [[s.splat(0.0); V]; R];
             match start {
@@ -592,10 +605,10 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
                     *factors = s.load_ptr(scales.as_ptr().add(column + v * S::LANES));
                 }
             }
-            // Constants for the compiler: neighbouring elements, or neighbouring rows.
+            // One of the two is 1, for the compiler to know.
             let (to_row, to_step) = if T { (1, step) } else { (pitch, 1) };
             let to_panel = PANEL * k;
-            let mut at = Place { left: LeftRows::new(a, to_row), right: b, width, to_panel, factors };
+            let mut at = Operands { left: LeftRows::new(a, to_row), right: b, width, to_panel, factors };
             let mut ahead = ahead;
             for _ in 0..left.row_len / UNROLLED {
                 if let Some(ahead) = &mut ahead {
@@ -621,16 +634,40 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     }
 }
 
-/// What a tile fetches while it computes: a line or two at each step of k, since memory takes few requests at
-/// a time.
-#[derive(Clone, Copy)]
+/// Parts of panels that will be wanted soon.
+#[derive(Clone, Copy, Debug)]
 struct Ahead {
-    next: *const f32,
-    /// At each step.
-    n_lines: usize,
+    first: *const f32,
+    n_panels: usize,
+    /// Of one panel, for each step of k.
+    lines_per_step: usize,
+    /// To the same place of the next panel.
+    to_panel: usize,
 }
 
 impl Ahead {
+    /// What the tile `tile_idx` of about `n_tiles` fetches, of parts that are `n_steps` long: half a panel, or a whole one
+    /// where there are few tiles. Memory takes few requests at a time.
+    #[inline(always)]
+    fn share(self, tile_idx: usize, n_tiles: usize, n_steps: usize) -> Option<Fetch> {
+        let Self { first, n_panels, lines_per_step, to_panel } = self;
+        let n_parts = if n_tiles >= n_panels * lines_per_step { lines_per_step } else { 1 };
+        let n_lines = lines_per_step / n_parts;
+        let (panel, part) = (tile_idx / n_parts, tile_idx % n_parts);
+        let place = panel * to_panel + part * n_lines * LINE * n_steps;
+        (panel < n_panels).then(|| Fetch { next: first.wrapping_add(place), n_lines })
+    }
+}
+
+/// What a tile fetches while it computes.
+#[derive(Clone, Copy, Debug)]
+struct Fetch {
+    next: *const f32,
+    /// For each step of k.
+    n_lines: usize,
+}
+
+impl Fetch {
     /// Fetches what is due in the next `n_steps` steps.
     #[inline(always)]
     fn fetch<S: Simd>(&mut self, s: S, n_steps: usize) {
@@ -643,11 +680,11 @@ impl Ahead {
 
 /// Where the rows of a tile are, as few pointers.
 ///
-/// A pointer for each row does not fit into the registers, and a compiler that knows how far rows are from each other
-/// computes one address from the other, an instruction for each row and step: where two programs share a core, they
-/// share its decoder too, and those instructions cost a third of a product's time.
+/// A pointer for each row does not fit into the registers. A compiler that knows how far rows are from each other
+/// computes each address from the one before, an instruction for each row and step, and where two programs share a
+/// core, they share its decoder too.
 struct LeftRows<const R: usize> {
-    groups: [*const f32; MAX_GROUPS],
+    groups: [*const f32; TALLEST.div_ceil(GROUP_ROWS)],
     /// From a row to the next.
     pitch: usize,
 }
@@ -655,6 +692,7 @@ struct LeftRows<const R: usize> {
 impl<const R: usize> LeftRows<R> {
     #[inline(always)]
     fn new(first: *const f32, pitch: usize) -> Self {
+        const { assert!(R <= TALLEST) };
         let group = |i: usize| unrelated(first.wrapping_add(i * GROUP_ROWS * pitch));
         Self { groups: std::array::from_fn(group), pitch }
     }
@@ -676,17 +714,22 @@ impl<const R: usize> LeftRows<R> {
 /// Hides from the compiler where a pointer comes from.
 #[inline(always)]
 fn unrelated<T>(pointer: *const T) -> *const T {
-    let mut pointer = pointer;
-    #[expect(unsafe_code, reason = "the one thing that is opaque and costs nothing")]
-    // SAFETY: no instruction.
-    unsafe {
-        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let mut pointer = pointer;
+        #[expect(unsafe_code, reason = "`black_box` would go through memory")]
+        // SAFETY: no instruction and no access to memory. The pointer comes out as it went in, for the same use.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+        }
+        return pointer;
     }
+    #[cfg(not(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64"))))]
     pointer
 }
 
 /// What a tile reads next.
-struct Place<S: Simd, W, const R: usize, const V: usize> {
+struct Operands<S: Simd, W, const R: usize, const V: usize> {
     left: LeftRows<R>,
     right: *const W,
     /// From a row of the panel to the next.
@@ -696,12 +739,13 @@ struct Place<S: Simd, W, const R: usize, const V: usize> {
     factors: [S::V; V],
 }
 
-impl<S: Simd, W: Weight, const R: usize, const V: usize> Place<S, W, R, V> {
+impl<S: Simd, W: Weight, const R: usize, const V: usize> Operands<S, W, R, V> {
     /// Adds the products of one step of k, the one that is `offset` from the present one, and goes on to the next row
     /// of the panel.
     ///
     /// # Safety
-    /// `R` rows and `V` vectors of the panel's row can be read there.
+    /// At `offset` an element of each of the `R` rows can be read, at `right` as many of the `V` vectors as a panel is
+    /// wide, and the rest `to_panel` further on.
     #[inline(always)]
     #[expect(unsafe_code, reason = "no checks of bounds in the innermost loop")]
     unsafe fn multiply_add(&mut self, s: S, offset: usize, mut acc: [[S::V; V]; R]) -> [[S::V; V]; R] {

@@ -1,5 +1,6 @@
 //! Memory for weights: in large pages, and from the beginning of a cache line on.
 
+use crate::pool;
 use bytemuck::{Pod, Zeroable};
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use std::{mem::MaybeUninit, ops::Range};
@@ -15,7 +16,7 @@ pub(crate) const LINE: usize = 16;
 #[repr(C, align(64))]
 struct Line([f32; LINE]);
 
-/// Floats in whole lines of the cache: a vector of one that is read from where a row begins never lies in two.
+/// Floats in whole lines of the cache. Rows of a panel begin at a line, so no vector of a row lies in two.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Lines(Vec<Line>);
 
@@ -27,17 +28,18 @@ impl Lines {
     /// processor would stop reading ahead at the end of each.
     pub(crate) fn zeros(n: usize) -> Self {
         let n = n.div_ceil(LINE);
+        #[cfg_attr(not(all(target_os = "linux", target_env = "gnu")), expect(unused_mut, reason = "pages"))]
         let mut lines = Vec::with_capacity(n);
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         if n * size_of::<Line>() >= 2 * LARGE_PAGE {
             let memory = lines.spare_capacity_mut().as_mut_ptr_range();
             // For pages that are touched for the first time now, then for those of freed memory.
             advise(memory.clone(), libc::MADV_HUGEPAGE);
-            lines.resize(n, Line::zeroed());
+            lines = pool::filled(lines, n, Line::zeroed());
             advise(memory, libc::MADV_COLLAPSE);
+            return Self(lines);
         }
-        lines.resize(n, Line::zeroed());
-        Self(lines)
+        Self(pool::filled(lines, n, Line::zeroed()))
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {

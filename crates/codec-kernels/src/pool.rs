@@ -72,13 +72,19 @@ fn halve<T: Send>(
 
 /// Zeros, written by all threads where they are many: what `vec![0.0; len]` is in memory that was used before.
 pub fn zeros(len: usize) -> Vec<f32> {
-    let n_threads = threads_for(len, GRAIN);
-    if n_threads <= 1 {
-        return vec![0.0; len];
+    match threads_for(len, GRAIN) {
+        0 | 1 => vec![0.0; len],
+        _ => filled(Vec::with_capacity(len), len, 0.0),
     }
-    let mut out = Vec::with_capacity(len);
+}
+
+/// Writes `len` times `value` to an empty vector, by all threads where that is much.
+pub(crate) fn filled<T: Copy + Send + Sync>(mut out: Vec<T>, len: usize, value: T) -> Vec<T> {
+    out.clear();
+    out.reserve(len);
+    let n_threads = threads_for(len * size_of::<T>() / size_of::<f32>(), GRAIN);
     for_row_blocks(&mut out.spare_capacity_mut()[..len], 1, MAX_LANES, n_threads, |_, part| {
-        part.fill(MaybeUninit::new(0.0));
+        part.fill(MaybeUninit::new(value));
     });
     #[expect(unsafe_code, reason = "no pass over memory by one thread")]
     // SAFETY: the vector has room for `len` elements, each of which lies in one of the parts that were filled.

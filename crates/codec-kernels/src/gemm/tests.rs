@@ -1,8 +1,9 @@
 //! Products against one chain of multiply-adds per element, and against f64.
 
-use proptest::prelude::{Strategy, prop_oneof, proptest};
+use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
 
 use super::*;
+use crate::simd::{Level, available_levels};
 use crate::testing::{bits, noise, same_everywhere};
 
 /// One product with overlapping or spaced rows.
@@ -60,8 +61,12 @@ fn cases() -> impl Strategy<Value = Case> {
     let tall = (300..900_usize, 1..40_usize, prop_oneof![1..6_usize, 30..70_usize]);
     let deep = (1..110_usize, 500..1100_usize, prop_oneof![1..6_usize, 10..34_usize, 49..140_usize]);
     let wide = (1..4_usize, 300..600_usize, 900..1300_usize);
-    let sizes = prop_oneof![4 => small, 2 => paired, 2 => tall, 1 => deep, 1 => wide];
-    (sizes, 1..80_usize, 0..3_u8, 0..1000_u64).prop_map(|((m, k, n), pitch, start, seed)| Case {
+    // Pairs of panels within the part of a thread, and what they fetch ahead.
+    let shared = (13..96_usize, 400..1100_usize, 145..340_usize);
+    let sizes = prop_oneof![4 => small, 2 => paired, 2 => tall, 1 => deep, 1 => wide, 1 => shared];
+    // The last ones are those of rows that collide in the cache.
+    let pitches = prop_oneof![4 => 1..80_usize, 1 => Just(COLLIDING_PITCH), 1 => Just(2 * COLLIDING_PITCH)];
+    (sizes, pitches, 0..3_u8, 0..1000_u64).prop_map(|((m, k, n), pitch, start, seed)| Case {
         m,
         k,
         n,
@@ -146,6 +151,47 @@ proptest! {
             gemm(rows, &matrix, start, &mut out).unwrap();
         }
         assert_eq!(bits(&whole), bits(&out));
+    }
+}
+
+#[test]
+fn tiles_fetch_every_line_of_the_panels_ahead_once() {
+    let (depth, k) = (40, 100);
+    for (n_panels, lines_per_step) in [(1, 1), (1, 2), (2, 2)] {
+        let to_panel = PANEL * k;
+        let values = vec![0.0_f32; n_panels * to_panel];
+        let ahead = Ahead { first: values.as_ptr(), n_panels, lines_per_step, to_panel };
+        let mut want: Vec<usize> = (0..n_panels)
+            .flat_map(|panel| (0..depth * lines_per_step).map(move |line| panel * to_panel + line * LINE))
+            .collect();
+        want.sort_unstable();
+        for n_tiles in n_panels..9 {
+            let fetched = (0..n_tiles).filter_map(|tile_idx| ahead.share(tile_idx, n_tiles, depth));
+            let mut lines: Vec<usize> = fetched
+                .flat_map(|Fetch { next, n_lines }| {
+                    let first = (next.addr() - values.as_ptr().addr()) / size_of::<f32>();
+                    (0..depth * n_lines).map(move |line| first + line * LINE)
+                })
+                .collect();
+            lines.sort_unstable();
+            assert_eq!(lines, want, "{n_panels} panels, {n_tiles} tiles");
+        }
+    }
+}
+
+#[test]
+fn pairs_of_panels_give_the_chains_of_single_ones() {
+    if !available_levels().any(|level| level == Level::Avx512) {
+        eprintln!("skipped: only AVX-512 takes panels in pairs");
+    }
+    // Large enough to be fetched ahead; whole, odd and half panels at the end.
+    for m in [13, 19, 97] {
+        for n in [96, 112, 113, 160] {
+            for pitch in [7, COLLIDING_PITCH] {
+                let case = Case { m, k: 1500, n, pitch, start: 1, seed: 9 };
+                assert_eq!(bits(&case.reference()), bits(&same_everywhere(|| case.run())), "{m} {n} {pitch}");
+            }
+        }
     }
 }
 

@@ -49,7 +49,9 @@ pub fn gemm_transposed(
             return Err(Error::Shape { what: "xs", expected: needed, actual: xs.len() });
         }
     }
-    let rows = Rows { data: xs, n_rows, row_len: k, pitch: 1, step };
+    // Rows without elements lie nowhere.
+    let pitch = usize::from(k > 0);
+    let rows = Rows { data: xs, n_rows, row_len: k, pitch, step };
     let order = Order::Forwards;
     Product::<_, true> { rows, matrix, values, scales: &[], start, order }.run(ROW_UNIT, out);
     Ok(())
@@ -68,7 +70,7 @@ mod tests {
         fn is_one_chain_for_any_level_and_number_of_threads(
             k in 0..700_usize,
             n_rows in 0..120_usize,
-            n in 1..80_usize,
+            n in 1..200_usize,
             step in 1..40_usize,
             goes_on: bool,
             seed in 0..1000_u64,
@@ -102,6 +104,11 @@ mod tests {
         assert!(call(7, 4, 2, 8).is_err());
         assert!(call(8, 4, 2, 7).is_err());
         assert!(call(8, 4, 0, 8).is_err());
+        // Without elements there is nothing to read, whatever the number of rows.
+        let empty = PackedMatrix::for_transposed(&[], 0, 70).unwrap();
+        let mut out = vec![1.0; 300 * 70];
+        gemm_transposed(&[], 300, 1, &empty, Start::Zero, &mut out).unwrap();
+        assert_eq!(out, vec![0.0; 300 * 70]);
         let narrow = PackedMatrix::new(&[0.0; 6], 3, 2).unwrap();
         let bytes = PackedMatrix::new(&vec![0.5; 3 << 14], 3, 1 << 14).unwrap();
         for (matrix, n) in [(narrow, 2), (bytes, 1 << 14)] {

@@ -12,16 +12,19 @@ const FEWEST: usize = 1 << 14;
 /// The largest integer of eight bits that a quantizer uses.
 const LARGEST: f32 = 127.0;
 
-/// Numbers in the order in which the kernels read them: but for few columns in panels `[k, width]`, all `PANEL` wide
-/// but the last, which may be `HALF_PANEL` wide; columns past `n` are zero.
+/// Numbers in the order in which the kernels read them.
+///
+/// Panels are `[k, width]`, all `PANEL` wide but the last, which may be `HALF_PANEL` wide; columns past `n` are zero.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Weights {
     /// `[n, k]`: so few columns that lanes run over rows.
     Narrow(Vec<f32>),
+    /// In panels.
     Floats(Lines),
     /// Every column is integers times one factor, the largest of them [`LARGEST`]: the numbers are those products, to
     /// the last bit.
     Bytes {
+        /// In panels.
         values: Vec<i8>,
         /// Of the columns, and zeros up to the end of the last panel.
         scales: Vec<f32>,
