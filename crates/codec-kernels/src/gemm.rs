@@ -715,16 +715,16 @@ impl<const R: usize> LeftRows<R> {
 #[inline(always)]
 fn unrelated<T>(pointer: *const T) -> *const T {
     #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
+    let pointer = {
         let mut pointer = pointer;
         #[expect(unsafe_code, reason = "`black_box` would go through memory")]
+        #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read there")]
         // SAFETY: no instruction and no access to memory. The pointer comes out as it went in, for the same use.
         unsafe {
             std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
         }
-        return pointer;
-    }
-    #[cfg(not(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64"))))]
+        pointer
+    };
     pointer
 }
 
