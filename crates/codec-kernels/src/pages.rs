@@ -28,16 +28,10 @@ impl Lines {
     /// processor would stop reading ahead at the end of each.
     pub(crate) fn zeros(n: usize) -> Self {
         let n = n.div_ceil(LINE);
-        #[cfg_attr(not(all(target_os = "linux", target_env = "gnu")), expect(unused_mut, reason = "pages"))]
-        let mut lines = Vec::with_capacity(n);
+        let lines = Vec::with_capacity(n);
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         if n * size_of::<Line>() >= 2 * LARGE_PAGE {
-            let memory = lines.spare_capacity_mut().as_mut_ptr_range();
-            // For pages that are touched for the first time now, then for those of freed memory.
-            advise(memory.clone(), libc::MADV_HUGEPAGE);
-            lines = pool::filled(lines, n, Line::zeroed());
-            advise(memory, libc::MADV_COLLAPSE);
-            return Self(lines);
+            return Self(in_large_pages(lines, n));
         }
         Self(pool::filled(lines, n, Line::zeroed()))
     }
@@ -49,6 +43,17 @@ impl Lines {
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.0)
     }
+}
+
+/// Writes `n` zeros to `lines`, which has room for them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn in_large_pages(mut lines: Vec<Line>, n: usize) -> Vec<Line> {
+    let memory = lines.spare_capacity_mut().as_mut_ptr_range();
+    // For pages that are touched for the first time now, then for those of freed memory.
+    advise(memory.clone(), libc::MADV_HUGEPAGE);
+    let lines = pool::filled(lines, n, Line::zeroed());
+    advise(memory, libc::MADV_COLLAPSE);
+    lines
 }
 
 /// Gives `advice` on the large pages that lie wholly in `memory`; where the system cannot follow it, pages stay

@@ -78,7 +78,7 @@ pub fn zeros(len: usize) -> Vec<f32> {
     }
 }
 
-/// Writes `len` times `value` to an empty vector, by all threads where that is much.
+/// Empties `out` and writes `len` times `value` to it, by all threads where that is much.
 pub(crate) fn filled<T: Copy + Send + Sync>(mut out: Vec<T>, len: usize, value: T) -> Vec<T> {
     out.clear();
     out.reserve(len);

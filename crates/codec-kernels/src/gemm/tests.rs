@@ -182,7 +182,7 @@ fn tiles_fetch_every_line_of_the_panels_ahead_once() {
 #[test]
 fn pairs_of_panels_give_the_chains_of_single_ones() {
     if !available_levels().any(|level| level == Level::Avx512) {
-        eprintln!("skipped: only AVX-512 takes panels in pairs");
+        eprintln!("skipped for pairs: only AVX-512 takes panels in pairs");
     }
     // Large enough to be fetched ahead; whole, odd and half panels at the end.
     for m in [13, 19, 97] {
