@@ -20,6 +20,21 @@ pub fn add(xs: &[f32], ys: &[f32], out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
+/// Adds one array to another: `xs += ys`, with the bits of [`add`].
+///
+/// # Errors
+/// [`crate::Error::Shape`] where the lengths do not agree.
+pub fn add_to(xs: &mut [f32], ys: &[f32]) -> Result<()> {
+    expect_len("ys", xs.len(), ys.len())?;
+    let level = level();
+    let n_threads = pool::threads_for(xs.len(), pool::GRAIN);
+    pool::for_row_blocks(xs, 1, MAX_LANES, n_threads, |first, xs| {
+        let ys = &ys[first..][..xs.len()];
+        dispatch(level, SumTo { xs, ys });
+    });
+    Ok(())
+}
+
 /// Adds rows that are scaled by one factor each: `out[t, c] = xs[t, c] + factors[t] ys[t, c]`, the product
 /// rounded before the sum.
 ///
@@ -73,6 +88,24 @@ pub fn scale_channels(xs: &[f32], factors: &[f32], out: &mut [f32]) -> Result<()
     Ok(())
 }
 
+/// `xs += ys`, both of one length.
+struct SumTo<'a> {
+    xs: &'a mut [f32],
+    ys: &'a [f32],
+}
+
+impl Kernel for SumTo<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (mut xs, mut ys) = (self.xs.chunks_exact_mut(S::LANES), self.ys.chunks_exact(S::LANES));
+        for (xs, ys) in (&mut xs).zip(&mut ys) {
+            s.store(s.add(s.load(ys), s.load(xs)), xs);
+        }
+        xs.into_remainder().iter_mut().zip(ys.remainder()).for_each(|(x, y)| *x += y);
+    }
+}
+
 /// `out = xs + factor ys`, all as long as `out`.
 struct Sum<'a> {
     xs: &'a [f32],
@@ -121,6 +154,9 @@ mod tests {
                 let mut out = vec![0.0; 2 * xs.len()];
                 let (sums, scaled) = out.split_at_mut(xs.len());
                 add(&xs, &ys, sums).unwrap();
+                let mut in_place = xs.clone();
+                add_to(&mut in_place, &ys).unwrap();
+                assert_eq!(bits(&in_place), bits(sums));
                 add_scaled_rows(&xs, &ys, channels, &factors, scaled).unwrap();
                 out
             });
@@ -134,6 +170,7 @@ mod tests {
     fn sizes_that_disagree_are_refused() {
         assert!(add(&[0.0; 2], &[0.0; 3], &mut [0.0; 2]).is_err());
         assert!(add(&[0.0; 2], &[0.0; 2], &mut [0.0; 3]).is_err());
+        assert!(add_to(&mut [0.0; 2], &[0.0; 3]).is_err());
         let scaled = |n: usize, channels: usize, n_factors: usize| {
             add_scaled_rows(&vec![0.0; n], &[0.0; 4], channels, &vec![0.0; n_factors], &mut [0.0; 4])
         };

@@ -65,7 +65,7 @@ pub mod sinc;
 mod testing;
 
 pub use attention::{Heads, attention};
-pub use combine::{add, add_scaled_rows, scale_channels};
+pub use combine::{add, add_scaled_rows, add_to, scale_channels};
 pub use depthwise::{Depthwise, depthwise, depthwise_input_gradient, depthwise_weight_gradient};
 pub use distances::{covered_by_minimum, n_minima, squared_distances};
 pub use elementwise::{Unary, snake, snake_beta, snake_gradient, unary, unary_gradient, unary_in_place};

@@ -166,7 +166,7 @@ impl Depth {
             }
         }
         state.stream_idx += 1;
-        let ys = self.layers.step(&mut state.layers, Chunk::next(xs))?.steps.ok_or_else(behind)?;
+        let ys = self.layers.step(&mut state.layers, Chunk::next(xs))?.into_tensor()?.ok_or_else(behind)?;
         Ok(apply(head, &apply(&self.norm, &ys)?)?.squeeze(1)?)
     }
 }

@@ -251,7 +251,7 @@ impl Model {
             xs = xs.broadcast_add(&sinusoids(&state.positions, n_steps, dim, xs.device())?)?;
         }
         state.positions.iter_mut().for_each(|position| *position += n_steps as u64);
-        let xs = self.layers.step(&mut state.layers, Chunk::next(xs))?.steps;
+        let xs = self.layers.step(&mut state.layers, Chunk::next(xs))?.into_tensor()?;
         let xs = xs.ok_or(Error::Shape { what: "steps", expected: n_steps, actual: 0 })?;
         apply(&self.norm, &xs)
     }

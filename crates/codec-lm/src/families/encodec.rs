@@ -169,7 +169,7 @@ impl PostNorm {
     }
 
     fn step(&self, state: &mut <Attention as Layer>::State, xs: &Tensor) -> Result<Tensor> {
-        let seen = self.attention.step(state, Chunk::next(xs.clone()))?.steps;
+        let seen = self.attention.step(state, Chunk::next(xs.clone()))?.into_tensor()?;
         let seen = seen.ok_or(Error::Shape { what: "steps", expected: 1, actual: 0 })?;
         let xs = apply(&self.norms[0], &(xs + seen)?)?;
         let more = apply(&self.feed_forward, &xs)?;

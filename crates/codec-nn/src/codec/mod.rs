@@ -12,9 +12,9 @@ mod stream;
 
 use self::pipeline::Pipeline;
 use crate::error::Result;
-use crate::layers::{DynLayer, Flow};
+use crate::layers::{DynLayer, Flow, Steps};
 use crate::quantizer::QuantizerNet;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use codec_core::quantizer::{Latents, Quantizer};
 use codec_core::{AudioBuffer, Codec, CodecInfo, Codes, Decoder, Encoder, Error};
 use std::collections::BTreeMap;
@@ -158,8 +158,8 @@ impl NetCodec {
         Err(Error::Mismatch { what: "code layout", left, right })
     }
 
-    /// Clips of one length as one tensor, `[batch, n_samples, channels]`; none when they are empty.
-    fn steps_of(&self, clips: &[AudioBuffer]) -> Result<Option<Tensor>> {
+    /// Clips of one length side by side, `[batch, n_samples, channels]`; none when they are empty.
+    fn steps_of(&self, clips: &[AudioBuffer]) -> Result<Option<Steps>> {
         let n_clips = clips.len();
         let mut steps = Vec::new();
         for clip in clips {
@@ -170,13 +170,13 @@ impl NetCodec {
         if n_samples == 0 {
             return Ok(None);
         }
-        Ok(Some(Tensor::from_vec(steps, (n_clips, n_samples, channels), &self.device)?))
+        Ok(Some(Steps::new(&steps, [n_clips, n_samples, channels], &self.device)?))
     }
 
     /// Quantizes `[batch, n_frames, dim]`: per item the rows of codes.
     fn quantize(
         &self,
-        latents: Option<&Tensor>,
+        latents: Option<Steps>,
         n_items: usize,
         n_codebooks: usize,
     ) -> Result<Vec<Vec<Vec<u32>>>> {
@@ -184,16 +184,15 @@ impl NetCodec {
             return Ok(vec![vec![Vec::new(); n_codebooks]; n_items]);
         };
         let (_, n_frames, dim) = latents.dims3()?;
-        let latents = latents.flatten_all()?.to_vec1::<f32>()?;
         let rows = |item: &[f32]| -> Result<Vec<Vec<u32>>> {
             let codes = self.quantizer.encode(Latents::new(item, dim)?, n_codebooks)?;
             Ok(codes.rows().map(<[u32]>::to_vec).collect())
         };
-        latents.chunks_exact(n_frames * dim).map(rows).collect()
+        latents.read(|latents| latents.chunks_exact(n_frames * dim).map(rows).collect())
     }
 
     /// Latents of rows of codes of one length, `[batch, n_frames, dim]`; none when they are empty.
-    fn latents_of(&self, items: Vec<Vec<Vec<u32>>>) -> Result<Option<Tensor>> {
+    fn latents_of(&self, items: Vec<Vec<Vec<u32>>>) -> Result<Option<Steps>> {
         let n_items = items.len();
         let mut latents = Vec::new();
         for rows in items {
@@ -205,19 +204,20 @@ impl NetCodec {
         if n_frames == 0 {
             return Ok(None);
         }
-        Ok(Some(Tensor::from_vec(latents, (n_items, n_frames, dim), &self.device)?))
+        Ok(Some(Steps::new(&latents, [n_items, n_frames, dim], &self.device)?))
     }
 
     /// Splits `[batch, n_samples, channels]` into planar clips.
-    fn audio_of(&self, steps: Option<&Tensor>, n_items: usize) -> Result<Vec<AudioBuffer>> {
+    fn audio_of(&self, steps: Option<Steps>, n_items: usize) -> Result<Vec<AudioBuffer>> {
         let spec = self.info.audio;
         let Some(steps) = steps else {
             return Ok(vec![AudioBuffer::empty(spec)?; n_items]);
         };
-        let item_len = steps.elem_count() / n_items.max(1);
-        let samples = steps.flatten_all()?.to_vec1::<f32>()?;
-        let clips = samples.chunks_exact(item_len.max(1));
-        Ok(clips.map(|clip| AudioBuffer::from_interleaved(spec, clip)).collect::<codec_core::Result<_>>()?)
+        steps.read(|samples| {
+            let clips = samples.chunks_exact((samples.len() / n_items.max(1)).max(1));
+            let clips = clips.map(|clip| AudioBuffer::from_interleaved(spec, clip));
+            Ok(clips.collect::<codec_core::Result<_>>()?)
+        })
     }
 }
 

@@ -9,8 +9,7 @@
 
 use super::Net;
 use crate::error::{Error, Result};
-use crate::layers::{Chunk, DynLayer, DynState, Flow, Layer, Work, join, work};
-use candle_core::Tensor;
+use crate::layers::{Chunk, DynLayer, DynState, Flow, Layer, Steps, Work, work};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,11 +70,11 @@ impl Pipeline {
 
     /// Takes the next steps of a stream, `[batch, time, channels]`, and gives what is complete, as
     /// [`Layer::step`] of the network does.
-    pub(super) fn step(&self, state: &mut State, steps: Option<Tensor>, end: bool) -> Result<Option<Tensor>> {
+    pub(super) fn step(&self, state: &mut State, steps: Option<Steps>, end: bool) -> Result<Option<Steps>> {
         let (batch, n_steps) =
-            steps.as_ref().map_or(Ok((1, 0)), |steps| steps.dims3().map(|d| (d.0, d.1)))?;
+            steps.as_ref().map_or(Ok((1, 0)), |steps| steps.dims3().map(|(batch, n, _)| (batch, n)))?;
         // Other devices have no such caches, and each of their calls costs too much to make it short.
-        let on_cpu = steps.as_ref().is_some_and(|steps| steps.device().is_cpu());
+        let on_cpu = steps.as_ref().is_some_and(|steps| steps.is_on_cpu());
         let fits = n_steps <= self.one_piece / batch.max(1);
         match steps {
             Some(steps) if on_cpu && !fits && state.len() == self.net.len() => {
@@ -88,10 +87,10 @@ impl Pipeline {
     fn run(
         &self,
         mut states: &mut [DynState],
-        steps: Tensor,
+        steps: Steps,
         batch: usize,
         end: bool,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Steps>> {
         let mut nodes = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             let (own, rest) = states.split_at_mut(stage.layers.len());
@@ -113,10 +112,10 @@ impl Pipeline {
         let schedule = Mutex::new(schedule);
         let n_threads = rayon::current_num_threads();
         rayon::scope(|scope| work_off(scope, &schedule, n_threads));
-        let schedule = schedule.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut schedule = schedule.into_inner().unwrap_or_else(PoisonError::into_inner);
         match schedule.error {
             Some(error) => Err(error),
-            None => join(&schedule.outputs),
+            None => Steps::join(&mut schedule.outputs),
         }
     }
 }
@@ -220,35 +219,35 @@ fn cost(work: &Work<'_>) -> f64 {
 /// Steps that wait for a stage.
 #[derive(Default)]
 struct Queue {
-    pieces: VecDeque<Tensor>,
+    pieces: VecDeque<Steps>,
     n_steps: usize,
     /// Whether the stage before has given its last.
     is_closed: bool,
 }
 
 impl Queue {
-    fn push(&mut self, steps: Tensor) -> Result<()> {
-        self.n_steps += steps.dim(1)?;
+    fn push(&mut self, steps: Steps) -> Result<()> {
+        self.n_steps += steps.n_steps()?;
         self.pieces.push_back(steps);
         Ok(())
     }
 
     /// Takes the first `n` steps, or all where there are fewer.
-    fn take(&mut self, n: usize) -> Result<Option<Tensor>> {
+    fn take(&mut self, n: usize) -> Result<Option<Steps>> {
         let mut missing = n.min(self.n_steps);
         self.n_steps -= missing;
         let mut taken = Vec::new();
         while missing > 0
             && let Some(piece) = self.pieces.pop_front()
         {
-            let len = piece.dim(1)?;
+            let len = piece.n_steps()?;
             if len > missing {
-                self.pieces.push_front(piece.narrow(1, missing, len - missing)?);
+                self.pieces.push_front(piece.narrow(missing, len - missing)?);
             }
-            taken.push(piece.narrow(1, 0, len.min(missing))?);
+            taken.push(Some(piece.narrow(0, len.min(missing))?));
             missing -= len.min(missing);
         }
-        join(&taken)
+        Steps::join(&mut taken)
     }
 }
 
@@ -266,7 +265,7 @@ struct Node<'a> {
 /// What runs and what waits.
 struct Schedule<'a> {
     nodes: Vec<Node<'a>>,
-    outputs: Vec<Tensor>,
+    outputs: Vec<Option<Steps>>,
     /// Threads at work.
     n_active: usize,
     /// Whether the stream ends with this call.
@@ -305,7 +304,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// Puts back the states of a stage and hands on what it gave.
-    fn finish(&mut self, node_idx: usize, states: &'a mut [DynState], steps: Result<Option<Tensor>>) {
+    fn finish(&mut self, node_idx: usize, states: &'a mut [DynState], steps: Result<Option<Steps>>) {
         let node = &mut self.nodes[node_idx];
         node.states = Some(states);
         let is_over = node.is_over;
@@ -320,7 +319,7 @@ impl<'a> Schedule<'a> {
                 }
                 next.queue.is_closed = is_over;
             }
-            None => self.outputs.extend(steps),
+            None => self.outputs.push(steps),
         }
     }
 }
@@ -348,7 +347,7 @@ fn work_off<'s, 'a: 's>(scope: &rayon::Scope<'s>, schedule: &'s Mutex<Schedule<'
             (job, now.n_active < n_threads)
         };
         let Job { node_idx, layers, states, mut chunk } = job;
-        let mut run = || -> Result<Option<Tensor>> {
+        let mut run = || -> Result<Option<Steps>> {
             for (layer, state) in layers.iter().zip(states.iter_mut()) {
                 chunk =
                     layer.step(state, std::mem::replace(&mut chunk, Chunk { steps: None, end: false }))?;
@@ -411,6 +410,12 @@ mod tests {
         Pipeline { net, stages, one_piece: 4 }
     }
 
+    /// As a tensor, and as a codec's streams have them.
+    fn both_kinds(xs: &candle_core::Tensor) -> [Steps; 2] {
+        let values = xs.flatten_all().unwrap().to_vec1().unwrap();
+        [xs.clone().into(), Steps::new(&values, xs.dims3().unwrap().into(), xs.device()).unwrap()]
+    }
+
     #[test]
     fn gives_the_bits_of_the_network_however_it_is_cut_and_on_any_number_of_threads() {
         let mut rng = Rng::new(1);
@@ -421,14 +426,16 @@ mod tests {
             let pipeline = cut(net, &mut rng);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + round % 4).build().unwrap();
             let split = 1 + rng.below(n_steps - 1);
-            let got = pool.install(|| {
-                let mut state = pipeline.init();
-                let first = pipeline.step(&mut state, Some(xs.narrow(1, 0, split).unwrap()), false).unwrap();
-                let rest = Some(xs.narrow(1, split, n_steps - split).unwrap());
-                let last = pipeline.step(&mut state, rest, true).unwrap();
-                join(&[first, last].into_iter().flatten().collect::<Vec<_>>()).unwrap().unwrap()
-            });
-            assert_eq!(bits(&got), want, "round {round}: {:?}", pipeline.stages);
+            for steps in both_kinds(&xs) {
+                let got = pool.install(|| {
+                    let mut state = pipeline.init();
+                    let first = pipeline.step(&mut state, Some(steps.narrow(0, split).unwrap()), false);
+                    let rest = Some(steps.narrow(split, n_steps - split).unwrap());
+                    let last = pipeline.step(&mut state, rest, true);
+                    Steps::join(&mut [first.unwrap(), last.unwrap()]).unwrap().unwrap()
+                });
+                assert_eq!(bits(&got.into_tensor().unwrap()), want, "round {round}: {:?}", pipeline.stages);
+            }
         }
     }
 
@@ -438,11 +445,12 @@ mod tests {
         let (net, xs) = (net(&mut rng), rng.tensor(&[1, 100, CHANNELS]));
         let (mut whole, mut state) = (net.init(), net.init());
         let pipeline = cut(net, &mut rng);
+        let bits = |steps: Option<Steps>| bits(&steps.unwrap().into_tensor().unwrap());
         for start in (0..100).step_by(50) {
             let steps = xs.narrow(1, start, 50).unwrap();
-            let want = pipeline.net.step(&mut whole, Chunk::next(steps.clone())).unwrap().steps.unwrap();
-            let got = pipeline.step(&mut state, Some(steps), false).unwrap().unwrap();
-            assert_eq!(bits(&got), bits(&want));
+            let want = pipeline.net.step(&mut whole, Chunk::next(steps.clone())).unwrap().steps;
+            let got = pipeline.step(&mut state, Some(steps.into()), false).unwrap();
+            assert_eq!(bits(got), bits(want));
         }
     }
 
@@ -454,7 +462,7 @@ mod tests {
         net.insert(4, conv(&mut rng, 5, 5, 1, 1));
         let pipeline = cut(net, &mut rng);
         let xs = rng.tensor(&[1, 200, CHANNELS]);
-        assert!(matches!(pipeline.step(&mut pipeline.init(), Some(xs), true), Err(Error::Shape { .. })));
+        assert!(matches!(pipeline.step(&mut pipeline.init(), Some(xs.into()), true), Err(Error::Shape { .. })));
     }
 
     #[test]

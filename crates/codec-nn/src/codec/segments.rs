@@ -87,7 +87,7 @@ impl<'a> EncoderStream<'a> {
         let normalized = normalized.collect::<codec_core::Result<Vec<_>>>()?;
         let steps = self.codec.steps_of(&normalized)?;
         let latents = self.pipeline.step(&mut self.pipeline.init(), steps, true)?;
-        let items = self.codec.quantize(latents.as_ref(), segments.len(), self.layout.n_codebooks())?;
+        let items = self.codec.quantize(latents, segments.len(), self.layout.n_codebooks())?;
         let codes = |(rows, scale)| Codes::with_scales(Arc::clone(&self.layout), rows, vec![scale]);
         Ok(items.into_iter().zip(scales).map(codes).collect::<codec_core::Result<_>>()?)
     }
@@ -142,7 +142,7 @@ impl<'a> DecoderStream<'a> {
             let latents = self.codec.latents_of(ranges.iter().map(rows).collect())?;
             let decoder = &self.codec.decoder;
             let steps = decoder.step(&mut decoder.init(), latents, true)?;
-            let decoded = self.codec.audio_of(steps.as_ref(), ranges.len())?;
+            let decoded = self.codec.audio_of(steps, ranges.len())?;
             for (range, segment) in ranges.iter().zip(decoded) {
                 let scale = codes.scales().get(range.start / n_frames).copied().unwrap_or(1.0);
                 let joined = self.overlap.add(&scaled(&segment, |y| y * scale)?);

@@ -40,7 +40,7 @@ impl<'a> EncoderBatch<'a> {
             let clips: Vec<_> = clips.iter().map(|clip| clip.slice(range.clone())).collect();
             let steps = self.codec.steps_of(&clips)?;
             let latents = self.pipeline.step(&mut self.state, steps, is_last)?;
-            let items = self.codec.quantize(latents.as_ref(), self.n_clips, self.layout.n_codebooks())?;
+            let items = self.codec.quantize(latents, self.n_clips, self.layout.n_codebooks())?;
             for (codes, rows) in codes.iter_mut().zip(items) {
                 codes.append(&Codes::new(Arc::clone(&self.layout), rows)?)?;
             }
@@ -97,7 +97,7 @@ impl<'a> DecoderBatch<'a> {
             };
             let latents = self.codec.latents_of(clips.iter().map(rows).collect())?;
             let steps = self.codec.decoder.step(&mut self.state, latents, is_last)?;
-            for (audio, piece) in audio.iter_mut().zip(self.codec.audio_of(steps.as_ref(), self.n_clips)?) {
+            for (audio, piece) in audio.iter_mut().zip(self.codec.audio_of(steps, self.n_clips)?) {
                 audio.append(&piece)?;
             }
         }

@@ -17,7 +17,7 @@ use super::Family;
 use crate::codec::NetCodec;
 use crate::error::{Error, Result};
 use crate::layers::{
-    Activation, ChannelScale, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, FillBlocks, Layer,
+    Activation, ChannelScale, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, FillBlocks, Layer, Steps,
     Padding, Residual, SumGroups, Unary,
 };
 use crate::weights::{Checkpoint, Weights};
@@ -406,6 +406,7 @@ impl Layer for Clamp {
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk;
-        Ok(Chunk { steps: steps.map(|xs| xs.clamp(-1.0_f32, 1.0_f32)).transpose()?, end })
+        let clamp = |xs: Steps| xs.map_tensor(|xs| Ok(xs.clamp(-1.0_f32, 1.0_f32)?));
+        Ok(Chunk { steps: steps.map(clamp).transpose()?, end })
     }
 }

@@ -66,10 +66,10 @@ impl Layer for Activation {
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
         chunk.map_steps(|xs| match self {
-            Self::Unary(function) => ops::unary(&xs, *function),
-            Self::Snake { alpha } => ops::snake(&xs, alpha),
-            Self::SnakeBeta { alpha, beta } => ops::snake_beta(&xs, alpha, beta),
-            Self::HalfSnake { alpha, slope } => half_snake(&xs, alpha, *slope),
+            Self::Unary(function) => xs.unary(*function),
+            Self::Snake { alpha } => xs.snake(alpha),
+            Self::SnakeBeta { alpha, beta } => xs.snake_beta(alpha, beta),
+            Self::HalfSnake { alpha, slope } => xs.map_tensor(|xs| half_snake(&xs, alpha, *slope)),
         })
     }
 

@@ -1,7 +1,6 @@
 //! Attention with rotary positions, over a bounded or unbounded past or the whole clip.
 
-use super::steps::join;
-use super::{Chunk, Flow, Layer, Linear, Merge, Work};
+use super::{Chunk, Flow, Layer, Linear, Merge, Steps, Work};
 use crate::ops::{self, Past, Sight};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -79,18 +78,10 @@ impl Attention {
     }
 
     /// Attention of the next steps of one stream, `[batch, time, (n_heads + 2 * n_kv_heads) * dim]`.
-    fn attend(&self, qkv: &Tensor, stream: &mut Stream) -> Result<Tensor> {
-        let Heads { n_heads, n_kv_heads, dim } = self.heads;
-        let (width, kv_width) = (n_heads * dim, n_kv_heads * dim);
-        let mut q = qkv.narrow(2, 0, width)?;
-        let mut k = qkv.narrow(2, width, kv_width)?;
-        let v = qkv.narrow(2, width + kv_width, kv_width)?;
-        if let Some(rotary) = &self.rotary {
-            q = ops::rotate(&q, rotary, n_heads, stream.position)?;
-            k = ops::rotate(&k, rotary, n_kv_heads, stream.position)?;
-        }
-        stream.position += qkv.dim(1)? as u64;
-        ops::attend([&q, &k, &v], &mut stream.past, self.heads, self.sight)
+    fn attend(&self, qkv: Steps, stream: &mut Stream) -> Result<Steps> {
+        let position = stream.position;
+        stream.position += qkv.n_steps()? as u64;
+        qkv.attend((self.rotary.as_ref(), position), &mut stream.past, self.heads, self.sight)
     }
 }
 
@@ -100,7 +91,7 @@ pub struct AttentionState {
     /// One for the whole batch, or one for each item where streams were merged.
     streams: Vec<Stream>,
     /// The clip so far, where steps see all of it.
-    clip: Vec<Tensor>,
+    clip: Vec<Option<Steps>>,
 }
 
 /// Where a stream stands.
@@ -133,24 +124,27 @@ impl Layer for Attention {
         let mut chunk = chunk.normalized();
         let end = chunk.end;
         if self.sight == Sight::Clip {
-            state.clip.extend(chunk.steps.take());
+            state.clip.push(chunk.steps.take());
             if end {
-                chunk.steps = join(&std::mem::take(&mut state.clip))?;
+                chunk.steps = Steps::join(&mut std::mem::take(&mut state.clip))?;
             }
         }
         let chunk = chunk.map_steps(|xs| {
-            let qkv = self.input.apply(&xs)?;
+            let qkv = self.input.apply(xs)?;
             let ys = match state.streams.as_mut_slice() {
-                [stream] => self.attend(&qkv, stream)?,
+                [stream] => self.attend(qkv, stream)?,
                 streams => {
                     let (_, n_steps, width) = qkv.dims3()?;
+                    let qkv = qkv.into_tensor()?;
                     ops::expect_shape("merged streams", &qkv, &[streams.len(), n_steps, width])?;
                     let items = streams.iter_mut().enumerate();
-                    let items = items.map(|(idx, stream)| self.attend(&qkv.narrow(0, idx, 1)?, stream));
-                    Tensor::cat(&items.collect::<Result<Vec<_>>>()?, 0)?
+                    let items = items.map(|(idx, stream)| {
+                        self.attend(qkv.narrow(0, idx, 1)?.into(), stream)?.into_tensor()
+                    });
+                    Tensor::cat(&items.collect::<Result<Vec<_>>>()?, 0)?.into()
                 }
             };
-            self.output.apply(&ys)
+            self.output.apply(ys)
         })?;
         if end {
             *state = self.init();
@@ -311,7 +305,8 @@ mod tests {
         for position in [270_000, 15_120_000] {
             let mut state = layer.init();
             state.streams[0].position = position;
-            let far = layer.step(&mut state, Chunk::last(xs.clone())).unwrap().steps.unwrap();
+            let far = layer.step(&mut state, Chunk::last(xs.clone())).unwrap();
+            let far = far.into_tensor().unwrap().unwrap();
             assert_close("far against near", &values(&far), &values(&near), 1e-6);
             let want = reference(&xs.i(0).unwrap(), &weights, spec, position as usize);
             assert_close("far", &values(&far), &want, 1e-5);
@@ -328,7 +323,7 @@ mod tests {
             let layer = Attention::new(&weights(&mut rng, heads, 6), spec).unwrap();
             let net = vec![Residual::new(layer)];
             let step = |state: &mut Vec<_>, xs: &Tensor| {
-                net.step(state, Chunk::next(xs.clone())).unwrap().steps.unwrap()
+                net.step(state, Chunk::next(xs.clone())).unwrap().into_tensor().unwrap().unwrap()
             };
             // One that has read more than its context, one that has read a little, one that is new.
             let mut alone: Vec<_> = [9, 2, 0].map(|n| (n, net.init(), net.init())).into();

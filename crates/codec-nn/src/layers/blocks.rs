@@ -1,9 +1,8 @@
 //! Blocks of steps: completing the last one, and waiting until one is whole.
 
-use super::steps::{Queue, zeros};
-use super::{Chunk, Layer};
+use super::steps::Queue;
+use super::{Chunk, Layer, Steps};
 use crate::{Error, Result};
-use candle_core::Tensor;
 
 /// Completes the last block of a stream with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +17,7 @@ pub struct FillBlocksState {
     /// Steps of the unfinished block.
     n_steps: usize,
     /// One step to take batch and type from; `None` before the first.
-    like: Option<Tensor>,
+    like: Option<Steps>,
 }
 
 impl Layer for FillBlocks {
@@ -33,13 +32,13 @@ impl Layer for FillBlocks {
         let mut queue = Queue::default();
         if let Some(steps) = steps {
             if state.like.is_none() {
-                state.like = Some(zeros(&steps, 1)?);
+                state.like = Some(steps.zeros(1)?);
             }
-            state.n_steps = (state.n_steps + steps.dim(1)?) % self.len;
+            state.n_steps = (state.n_steps + steps.n_steps()?) % self.len;
             queue.push(steps)?;
         }
         if end && let FillBlocksState { n_steps: n_steps @ 1.., like: Some(like) } = &state {
-            queue.push(zeros(like, self.len - n_steps)?)?;
+            queue.push(like.zeros(self.len - n_steps)?)?;
         }
         if end {
             *state = self.init();

@@ -1,8 +1,8 @@
 //! Convolution with every padding that the families use.
 
-use super::steps::{head, join, keep, tail, zeros};
-use super::{Chunk, Flow, Layer, Work};
-use crate::ops::{Filter, Form, Geometry, expect_channels};
+use super::steps::{head, tail};
+use super::{Chunk, Flow, Layer, Steps, Work};
+use crate::ops::{Filter, Form, Geometry};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -148,50 +148,46 @@ impl Conv1d {
     }
 
     /// The steps before the first.
-    fn left_padding(&self, pieces: &[Tensor]) -> Result<Option<Tensor>> {
+    fn left_padding(&self, pieces: &[Option<Steps>]) -> Result<Option<Steps>> {
         let left = self.padding.left;
         let Some(first) = head(pieces, if self.padding.fill == Fill::Reflect { left + 1 } else { 1 })? else {
             return Ok(None);
         };
         Ok(match self.padding.fill {
             _ if left == 0 => None,
-            Fill::Zero => Some(zeros(&first, left)?),
-            Fill::Replicate => Some(repeat(&first, left)?),
-            Fill::Reflect => {
+            Fill::Zero => Some(first.zeros(left)?),
+            Fill::Replicate => Some(repeat(first, left)?),
+            Fill::Reflect => Some(first.map_tensor(|first| {
                 let missing = left + 1 - first.dim(1)?;
                 let mirrored = first.pad_with_zeros(1, 0, missing)?.narrow(1, 1, left)?;
-                Some(mirrored.contiguous()?.flip(&[1])?)
-            }
+                Ok(mirrored.contiguous()?.flip(&[1])?)
+            })?),
         })
     }
 
     /// The steps after the last.
-    fn right_padding(&self, pieces: &[Tensor], n_seen: usize) -> Result<Option<Tensor>> {
+    fn right_padding(&self, pieces: &[Option<Steps>], n_seen: usize) -> Result<Option<Steps>> {
         let right = self.n_right(n_seen);
         let Some(last) = tail(pieces, self.n_remembered().clamp(1, n_seen.max(1)))? else {
             return Ok(None);
         };
-        let n_last = last.dim(1)?;
+        let n_last = last.n_steps()?;
         Ok(match self.padding.fill {
             _ if right == 0 => None,
-            Fill::Zero => Some(zeros(&last, right)?),
-            Fill::Replicate => Some(repeat(&last.narrow(1, n_last - 1, 1)?, right)?),
-            Fill::Reflect => {
+            Fill::Zero => Some(last.zeros(right)?),
+            Fill::Replicate => Some(repeat(last.narrow(n_last - 1, 1)?, right)?),
+            Fill::Reflect => Some(last.map_tensor(|last| {
                 // EnCodec mirrors a short clip about the end of its extension; the cut then takes as many
                 // steps as the extension has, so its zeros come first.
                 let n_zeros = (self.padding.left.max(right) + 1).saturating_sub(n_seen);
                 let n_mirrored = right.saturating_sub(n_zeros);
                 let extended = last.pad_with_zeros(1, 0, n_zeros)?;
-                let mut parts = Vec::new();
-                if n_zeros > 0 {
-                    parts.push(zeros(&last, n_zeros.min(right))?);
-                }
-                if n_mirrored > 0 {
-                    let start = n_last + n_zeros - 1 - n_mirrored;
-                    parts.push(extended.narrow(1, start, n_mirrored)?.contiguous()?.flip(&[1])?);
-                }
-                join(&parts)?
-            }
+                let start = n_last + n_zeros - 1 - n_mirrored;
+                let mirrored = extended.narrow(1, start, n_mirrored)?.contiguous()?;
+                // Nothing to mirror has no order to turn round.
+                let mirrored = if n_mirrored > 0 { mirrored.flip(&[1])? } else { mirrored };
+                Ok(mirrored.pad_with_zeros(1, n_zeros.min(right), 0)?)
+            })?),
         })
     }
 }
@@ -200,7 +196,7 @@ impl Conv1d {
 #[derive(Debug, Default)]
 pub struct ConvState {
     /// The end of the padded input: what later windows or the right padding still read.
-    buffer: Option<Tensor>,
+    buffer: Option<Steps>,
     /// Where in the buffer the next window starts.
     next: usize,
     /// Raw steps so far.
@@ -218,21 +214,22 @@ impl Layer for Conv1d {
 
     fn step(&self, state: &mut ConvState, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
-        let mut pieces: Vec<Tensor> = state.buffer.take().into_iter().collect();
-        if let Some(steps) = steps {
-            expect_channels("input", &steps, self.c_in)?;
-            state.n_seen += steps.dim(1)?;
-            pieces.push(steps);
+        if let Some(steps) = &steps {
+            steps.expect_channels("input", self.c_in)?;
+            state.n_seen += steps.n_steps()?;
         }
+        // The left padding, what is left of the steps before, the new ones, and the right padding.
+        let [mut left, mut right] = [None, None];
+        let steps = [state.buffer.take(), steps];
         if end && state.n_seen > 0 {
-            let padding = self.right_padding(&pieces, state.n_seen)?;
-            // The left may mirror steps of a short clip, never its right padding.
-            self.begin(state, &mut pieces)?;
-            pieces.extend(padding);
-        } else if state.n_seen >= self.n_needed().max(1) {
-            self.begin(state, &mut pieces)?;
+            right = self.right_padding(&steps, state.n_seen)?;
         }
-        let outputs = match join(&pieces)? {
+        if !state.began && state.n_seen >= if end { 1 } else { self.n_needed().max(1) } {
+            state.began = true;
+            left = self.left_padding(&steps)?;
+        }
+        let [before, now] = steps;
+        let outputs = match Steps::join(&mut [left, before, now, right])? {
             Some(buffer) => self.run(state, &buffer)?,
             None => None,
         };
@@ -261,37 +258,27 @@ impl Layer for Conv1d {
 
 impl Conv1d {
     /// Convolves the whole windows of the padded input and keeps what is still needed of it.
-    fn run(&self, state: &mut ConvState, buffer: &Tensor) -> Result<Option<Tensor>> {
-        let n_steps = buffer.dim(1)?;
+    fn run(&self, state: &mut ConvState, buffer: &Steps) -> Result<Option<Steps>> {
+        let n_steps = buffer.n_steps()?;
         let n_windows = if state.began { self.geometry.n_out(n_steps - state.next) } else { 0 };
         let mut outputs = None;
         if n_windows > 0 {
             let n_read = (n_windows - 1) * self.geometry.stride + self.geometry.span();
-            outputs = Some(self.filter.apply(&buffer.narrow(1, state.next, n_read)?)?);
+            outputs = Some(self.filter.apply(buffer.narrow(state.next, n_read)?)?);
             state.next += n_windows * self.geometry.stride;
         }
         let n_remembered = self.n_remembered().min(state.n_seen);
         let start = if state.began { state.next.min(n_steps - n_remembered) } else { 0 };
         state.next -= start;
-        state.buffer = if start < n_steps { Some(keep(buffer, start, n_steps - start)?) } else { None };
+        state.buffer = if start < n_steps { Some(buffer.keep(start, n_steps - start)?) } else { None };
         Ok(outputs)
-    }
-
-    /// Puts the left padding before the first steps.
-    fn begin(&self, state: &mut ConvState, pieces: &mut Vec<Tensor>) -> Result<()> {
-        if !state.began {
-            state.began = true;
-            let padding = self.left_padding(pieces)?;
-            pieces.splice(0..0, padding);
-        }
-        Ok(())
     }
 }
 
 /// One step, `n` times.
-fn repeat(step: &Tensor, n: usize) -> Result<Tensor> {
+fn repeat(step: Steps, n: usize) -> Result<Steps> {
     let (batch, _, channels) = step.dims3()?;
-    Ok(step.broadcast_as((batch, n, channels))?.contiguous()?)
+    step.map_tensor(|step| Ok(step.broadcast_as((batch, n, channels))?.contiguous()?))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Transposed convolution: `stride` steps out for each step in.
 
-use super::steps::{join, keep, zeros};
-use super::{Chunk, Flow, Layer, Work};
+use super::{Chunk, Flow, Layer, Steps, Work};
 use crate::ops::{Filter, Form, Geometry};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -95,7 +94,7 @@ impl ConvTranspose1d {
 #[derive(Debug, Default)]
 pub struct ConvTransposeState {
     /// The last `n_neighbours - 1` inputs; zeros before the first.
-    past: Option<Tensor>,
+    past: Option<Steps>,
     n_trimmed: usize,
 }
 
@@ -109,25 +108,21 @@ impl Layer for ConvTranspose1d {
     fn step(&self, state: &mut ConvTransposeState, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
         let n_past = self.n_neighbours - 1;
-        let mut pieces = Vec::new();
-        match (state.past.take(), &steps) {
-            (Some(past), _) => pieces.push(past),
-            (None, Some(first)) if n_past > 0 => pieces.push(zeros(first, n_past)?),
-            _ => {}
-        }
-        pieces.extend(steps);
-        if let (true, true, Some(like)) = (end, n_past > 0, pieces.first()) {
-            // The last inputs reach beyond themselves.
-            pieces.push(zeros(like, n_past)?);
-        }
+        let past = match (state.past.take(), &steps) {
+            (None, Some(first)) if n_past > 0 => Some(first.zeros(n_past)?),
+            (past, _) => past,
+        };
+        let like = past.as_ref().filter(|_| end && n_past > 0);
+        // The last inputs reach beyond themselves.
+        let beyond = like.map(|like| like.zeros(n_past)).transpose()?;
         let mut outputs = None;
-        if let Some(rows) = join(&pieces)? {
-            let n_in = rows.dim(1)?;
-            if n_in > n_past {
-                outputs = self.outputs(&rows, state, end)?;
-            }
+        if let Some(rows) = Steps::join(&mut [past, steps, beyond])? {
+            let n_in = rows.n_steps()?;
             if n_past > 0 {
-                state.past = Some(keep(&rows, n_in - n_past, n_past)?);
+                state.past = Some(rows.keep(n_in - n_past, n_past)?);
+            }
+            if n_in > n_past {
+                outputs = self.outputs(rows, state, end)?;
             }
         }
         if end {
@@ -152,18 +147,18 @@ impl Layer for ConvTranspose1d {
 }
 
 impl ConvTranspose1d {
-    fn outputs(&self, rows: &Tensor, state: &mut ConvTransposeState, end: bool) -> Result<Option<Tensor>> {
+    fn outputs(&self, rows: Steps, state: &mut ConvTransposeState, end: bool) -> Result<Option<Steps>> {
         let ys = self.filter.apply(rows)?;
         let (batch, n_rows, columns) = ys.dims3()?;
         let n_full = n_rows * self.stride;
-        let ys = ys.reshape((batch, n_full, columns / self.stride))?;
+        let ys = ys.reshaped((batch, n_full, columns / self.stride))?;
         // The rows run on to whole strides; the taps end at `kernel`.
         let excess = self.n_neighbours * self.stride - self.kernel;
         let right = if end { excess + self.trim_right } else { 0 };
         let left = (self.trim_left - state.n_trimmed).min(n_full);
         state.n_trimmed += left;
         let n_out = n_full.saturating_sub(left + right);
-        Ok(if n_out > 0 { Some(ys.narrow(1, left, n_out)?) } else { None })
+        Ok(if n_out > 0 { Some(ys.narrow(left, n_out)?) } else { None })
     }
 }
 

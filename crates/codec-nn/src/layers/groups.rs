@@ -33,7 +33,7 @@ impl Layer for SumGroups {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        chunk.map_steps(|xs| {
+        let sums = |xs: Tensor| {
             let n_groups = self.bias.dim(0)?;
             ops::expect_channels("input of groups", &xs, n_groups.saturating_mul(self.size))?;
             let (batch, n_steps, _) = xs.dims3()?;
@@ -44,7 +44,8 @@ impl Layer for SumGroups {
                 sum = (sum + groups.narrow(3, i, 1)?.squeeze(3)?)?;
             }
             Ok(sum.broadcast_add(&self.bias)?.contiguous()?)
-        })
+        };
+        chunk.map_steps(|xs| xs.map_tensor(sums))
     }
 
     fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {

@@ -1,7 +1,7 @@
 //! From spectra to audio: the inverse short-time Fourier transform as a transposed convolution.
 
 use super::conv_transpose::{ConvTranspose1d, ConvTransposeState};
-use super::{Chunk, Flow, Layer, Unary, Work};
+use super::{Chunk, Flow, Layer, Steps, Unary, Work};
 use crate::ops;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -25,7 +25,7 @@ impl Layer for Polar {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        chunk.map_steps(|xs| {
+        let parts = |xs: Tensor| {
             let n = xs.dim(2)? / 2;
             ops::expect_channels("magnitudes and phases", &xs, 2 * n)?;
             let magnitude = ops::unary(&xs.narrow(2, 0, n)?, Unary::Exp)?.minimum(MAX_MAGNITUDE)?;
@@ -34,7 +34,8 @@ impl Layer for Polar {
             // The cosine from the sine of the half, whose argument is exact.
             let cosine = ops::unary(&(phase * 0.5)?, Unary::Sin)?.sqr()?.affine(-2.0, 1.0)?;
             Ok(Tensor::cat(&[(&magnitude * cosine)?, (magnitude * sine)?], 2)?)
-        })
+        };
+        chunk.map_steps(|xs| xs.map_tensor(parts))
     }
 }
 
@@ -119,13 +120,16 @@ impl Layer for Istft {
     fn step(&self, state: &mut IstftState, chunk: Chunk) -> Result<Chunk> {
         let chunk = chunk.normalized();
         let end = chunk.end;
-        let ones = chunk.steps.as_ref().map(|xs| -> Result<Tensor> {
-            Ok(Tensor::ones((xs.dim(0)?, xs.dim(1)?, 1), xs.dtype(), xs.device())?)
-        });
+        let ones = |xs: &Steps| xs.channels(0, 1)?.map_tensor(|xs| Ok(xs.ones_like()?));
+        let ones = chunk.steps.as_ref().map(ones);
         let ones = Chunk { steps: ones.transpose()?, end };
         let signal = self.signal.step(&mut state.signal, chunk)?.steps;
         let envelope = self.envelope.step(&mut state.envelope, ones)?.steps;
-        let steps = signal.zip(envelope).map(|(signal, envelope)| signal / envelope).transpose()?;
+        let steps = signal.zip(envelope).map(|(signal, envelope)| {
+            let envelope = envelope.into_tensor()?;
+            signal.map_tensor(|signal| Ok((signal / envelope)?))
+        });
+        let steps = steps.transpose()?;
         Ok(Chunk { steps, end })
     }
 

@@ -1,6 +1,6 @@
 //! Maps of each step by itself.
 
-use super::{Chunk, Flow, Layer, Work};
+use super::{Chunk, Flow, Layer, Steps, Work};
 use crate::Result;
 use crate::ops::{self, Filter, Form, Geometry};
 use candle_core::Tensor;
@@ -25,7 +25,7 @@ impl Linear {
         self.filter.n_weights()
     }
 
-    pub(super) fn apply(&self, xs: &Tensor) -> Result<Tensor> {
+    pub(super) fn apply(&self, xs: Steps) -> Result<Steps> {
         self.filter.apply(xs)
     }
 }
@@ -36,7 +36,7 @@ impl Layer for Linear {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        chunk.map_steps(|xs| self.apply(&xs))
+        chunk.map_steps(|xs| self.apply(xs))
     }
 
     fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
@@ -74,7 +74,7 @@ impl Layer for ChannelScale {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        chunk.map_steps(|xs| ops::channel_scale(&xs, &self.scale))
+        chunk.map_steps(|xs| xs.scale_channels(&self.scale))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Long short-term memory.
 
-use super::steps::join;
-use super::{Chunk, Flow, Layer, Work};
+use super::{Chunk, Flow, Layer, LstmState, Steps, Work};
 use crate::ops::{Filter, Form, Geometry, Recurrent};
 use crate::{Error, Result, ops};
 use candle_core::Tensor;
@@ -44,25 +43,21 @@ impl Lstm {
 }
 
 impl Layer for Lstm {
-    /// Hidden and cell state of each layer, `[batch, 2, hidden]`; `None` stands for zeros.
-    type State = Vec<Option<Tensor>>;
+    /// One for each layer.
+    type State = Vec<LstmState>;
 
     fn init(&self) -> Self::State {
-        vec![None; self.cells.len()]
+        vec![LstmState::default(); self.cells.len()]
     }
 
     fn step(&self, states: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
-        let Chunk { mut steps, end } = chunk.normalized();
-        if let Some(xs) = &mut steps {
-            for (cell, state) in self.cells.iter().zip(states.iter_mut()) {
-                let (ys, next) = cell.run(xs, state.as_ref())?;
-                (*xs, *state) = (ys, Some(next));
-            }
-        }
+        let end = chunk.end;
+        let mut layers = self.cells.iter().zip(states.iter_mut());
+        let chunk = chunk.map_steps(|xs| layers.try_fold(xs, |xs, (cell, state)| cell.run(xs, state)))?;
         if end {
             *states = self.init();
         }
-        Ok(Chunk { steps, end })
+        Ok(chunk)
     }
 
     fn list_work<'a>(&'a self, input: Flow, list: &mut Vec<Work<'a>>) -> Flow {
@@ -104,7 +99,7 @@ impl BiLstm {
 }
 
 impl Layer for BiLstm {
-    type State = Vec<Tensor>;
+    type State = Vec<Option<Steps>>;
 
     fn init(&self) -> Self::State {
         Vec::new()
@@ -112,19 +107,21 @@ impl Layer for BiLstm {
 
     fn step(&self, clip: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
-        clip.extend(steps);
+        clip.push(steps);
         if !end {
             return Ok(Chunk { steps: None, end });
         }
-        Chunk { steps: join(&std::mem::take(clip))?, end }.map_steps(|mut xs| {
-            let reversed = |xs: &Tensor| xs.contiguous()?.flip(&[1]);
+        let reversed = |xs: &Tensor| xs.contiguous()?.flip(&[1]);
+        let run = |cell: &Cell, xs: Tensor| cell.run(xs.into(), &mut LstmState::default())?.into_tensor();
+        let both_ways = |mut xs: Tensor| {
             for [forward, backward] in &self.layers {
-                let (ys, _) = forward.run(&xs, None)?;
-                let (zs, _) = backward.run(&reversed(&xs)?, None)?;
-                xs = Tensor::cat(&[ys, reversed(&zs)?], 2)?;
+                let zs = run(backward, reversed(&xs)?)?;
+                xs = Tensor::cat(&[run(forward, xs)?, reversed(&zs)?], 2)?;
             }
             Ok(xs)
-        })
+        };
+        let clip = Chunk { steps: Steps::join(&mut std::mem::take(clip))?, end };
+        clip.map_steps(|xs| xs.map_tensor(both_ways))
     }
 
     fn last_input(&self, _: u64) -> Option<u64> {
@@ -180,7 +177,7 @@ impl Cell {
         }
     }
 
-    fn run(&self, xs: &Tensor, state: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+    fn run(&self, xs: Steps, state: &mut LstmState) -> Result<Steps> {
         match self {
             Self::Live(weights) => Gates::new(weights)?.run(xs, state),
             Self::Fixed(gates) => gates.run(xs, state),
@@ -204,16 +201,8 @@ impl Gates {
         Ok(Self { input, recurrent })
     }
 
-    fn run(&self, xs: &Tensor, state: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        let gates = self.input.apply(xs)?;
-        match state {
-            Some(state) => ops::lstm(&gates, &self.recurrent, state),
-            None => {
-                let shape = (xs.dim(0)?, 2, self.recurrent.hidden()?);
-                let zeros = Tensor::zeros(shape, xs.dtype(), xs.device())?;
-                ops::lstm(&gates, &self.recurrent, &zeros)
-            }
-        }
+    fn run(&self, xs: Steps, state: &mut LstmState) -> Result<Steps> {
+        self.input.apply(xs)?.lstm(&self.recurrent, state)
     }
 }
 

@@ -54,7 +54,7 @@ mod transformer;
 mod windows;
 mod work;
 
-pub use crate::ops::Sight;
+pub use crate::ops::{LstmState, Sight, Steps};
 pub use activation::Activation;
 pub use attention::{Attention, AttentionSpec, AttentionState, AttentionWeights, half_split};
 pub use blocks::{FillBlocks, WholeBlocks};
@@ -71,7 +71,6 @@ pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use oversampled::{DoubledState, Oversampled};
 pub use residual::{Identity, Residual, ResidualState};
 pub use sequence::{DynLayer, DynState};
-pub(crate) use steps::join;
 pub use steps::{Trim, TrimState};
 pub use transformer::{Branch, FeedForward, TransformerLayer, transformer_layer};
 pub use windows::{Windows, WindowsState};
@@ -85,20 +84,20 @@ use std::fmt::Debug;
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// `[batch, time, channels]`; `None` where there are no steps.
-    pub steps: Option<Tensor>,
+    pub steps: Option<Steps>,
     /// Whether the stream ends here.
     pub end: bool,
 }
 
 impl Chunk {
     /// Steps with more to come.
-    pub fn next(steps: Tensor) -> Self {
-        Self { steps: Some(steps), end: false }.normalized()
+    pub fn next(steps: impl Into<Steps>) -> Self {
+        Self { steps: Some(steps.into()), end: false }.normalized()
     }
 
     /// The last steps.
-    pub fn last(steps: Tensor) -> Self {
-        Self { steps: Some(steps), end: true }.normalized()
+    pub fn last(steps: impl Into<Steps>) -> Self {
+        Self { steps: Some(steps.into()), end: true }.normalized()
     }
 
     /// No steps, only the end mark.
@@ -106,14 +105,22 @@ impl Chunk {
         Self { steps: None, end: true }
     }
 
+    /// The steps as a tensor.
+    ///
+    /// # Errors
+    /// What the tensor library fails with.
+    pub fn into_tensor(self) -> Result<Option<Tensor>> {
+        self.steps.map(Steps::into_tensor).transpose()
+    }
+
     /// The same chunk with zero steps said in one way, as `None`: how every layer begins.
     fn normalized(self) -> Self {
-        let steps = self.steps.filter(|steps| steps.elem_count() > 0);
+        let steps = self.steps.filter(|steps| !steps.is_empty());
         Self { steps, end: self.end }
     }
 
     /// What a layer without state does: `apply` to the steps, if there are any.
-    fn map_steps(self, apply: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<Self> {
+    fn map_steps(self, apply: impl FnOnce(Steps) -> Result<Steps>) -> Result<Self> {
         let Self { steps, end } = self.normalized();
         Ok(Self { steps: steps.map(apply).transpose()?, end })
     }
@@ -165,7 +172,7 @@ pub trait Layer: Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`Layer::step`].
     fn forward(&self, xs: &Tensor) -> Result<Option<Tensor>> {
-        Ok(self.step(&mut self.init(), Chunk::last(xs.clone()))?.steps)
+        self.step(&mut self.init(), Chunk::last(xs.clone()))?.into_tensor()
     }
 }
 

@@ -1,8 +1,7 @@
 //! Noise that a network shapes.
 
 use super::{Chunk, Flow, Layer, Linear, Work};
-use crate::{Result, ops};
-use candle_core::Tensor;
+use crate::Result;
 
 /// `x + noise * linear(x)`, with one number of noise per step for all channels.
 ///
@@ -40,8 +39,8 @@ impl Layer for Noise {
             let mut noise = vec![0.0; n_steps];
             codec_kernels::gaussian(self.seed, *position, &mut noise);
             *position += n_steps as u64;
-            let noise = Tensor::from_vec(noise, (1, n_steps, 1), xs.device())?;
-            ops::add_scaled_steps(&xs, &self.linear.apply(&xs)?, &noise)
+            let share = self.linear.apply(xs.clone())?;
+            xs.add_scaled(share, &noise)
         })?;
         if end {
             *position = self.init();
@@ -60,6 +59,7 @@ mod tests {
     use super::super::testing::{assert_streams, assert_threads_agree, assert_trains};
     use super::*;
     use crate::ops::testing::{Rng, values};
+    use candle_core::Tensor;
 
     fn noise(weight: &Tensor, seed: u64) -> Noise {
         Noise::new(Linear::new(weight, None).unwrap(), seed)

@@ -1,7 +1,6 @@
 //! Normalisations.
 
-use super::steps::join;
-use super::{Chunk, Layer};
+use super::{Chunk, Layer, Steps};
 use crate::{Error, Result, ops};
 use candle_core::Tensor;
 
@@ -36,7 +35,7 @@ impl Layer for LayerNorm {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        chunk.map_steps(|xs| ops::layer_norm(&xs, &self.gamma, self.beta.as_ref(), self.epsilon))
+        chunk.map_steps(|xs| xs.layer_norm(&self.gamma, self.beta.as_ref(), self.epsilon))
     }
 }
 
@@ -67,7 +66,7 @@ impl Layer for RmsNorm {
     fn init(&self) {}
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
-        chunk.map_steps(|xs| ops::rms_norm(&xs, &self.gamma, self.epsilon))
+        chunk.map_steps(|xs| xs.rms_norm(&self.gamma, self.epsilon))
     }
 }
 
@@ -127,20 +126,21 @@ impl GroupNorm {
 }
 
 impl Layer for GroupNorm {
-    type State = Vec<Tensor>;
+    type State = Vec<Option<Steps>>;
 
-    fn init(&self) -> Vec<Tensor> {
+    fn init(&self) -> Self::State {
         Vec::new()
     }
 
-    fn step(&self, collected: &mut Vec<Tensor>, chunk: Chunk) -> Result<Chunk> {
+    fn step(&self, collected: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
-        collected.extend(steps);
+        collected.push(steps);
         if !end {
             return Ok(Chunk { steps: None, end: false });
         }
-        let segment = Chunk { steps: join(&std::mem::take(collected))?, end: true };
-        segment.map_steps(|xs| ops::group_norm(&xs, self.n_groups, &self.gamma, &self.beta, self.epsilon))
+        let segment = Chunk { steps: Steps::join(&mut std::mem::take(collected))?, end: true };
+        let norm = |xs: Tensor| ops::group_norm(&xs, self.n_groups, &self.gamma, &self.beta, self.epsilon);
+        segment.map_steps(|xs| xs.map_tensor(norm))
     }
 
     fn last_input(&self, _: u64) -> Option<u64> {

@@ -128,8 +128,11 @@ impl Layer for Doubled {
             let n_pairs = state.evens.len().min(state.odds.len());
             if let (Some(evens), Some(odds)) = (state.evens.take(n_pairs)?, state.odds.take(n_pairs)?) {
                 let (batch, _, channels) = evens.dims3()?;
-                let pairs = Tensor::stack(&[evens, odds], 2)?;
-                outputs.push(pairs.reshape((batch, RATE * n_pairs, channels))?)?;
+                let odds = odds.into_tensor()?;
+                outputs.push(evens.map_tensor(|evens| {
+                    let pairs = Tensor::stack(&[evens, odds], 2)?;
+                    Ok(pairs.reshape((batch, RATE * n_pairs, channels))?)
+                })?)?;
             }
             if let Some(even) = state.evens.take(1)? {
                 outputs.push(even)?;

@@ -2,7 +2,7 @@
 
 use super::steps::Queue;
 use super::{Chunk, Flow, Layer, Merge, Work};
-use crate::{Error, Result, ops};
+use crate::{Error, Result};
 
 /// `inner(x) + shortcut(x)`; either branch may lag behind the other.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +86,7 @@ impl<L: Layer, S: Layer> Layer for Residual<L, S> {
         let n_steps = n_inner.min(n_shortcut);
         let pair = (state.from_inner.take(n_steps)?, state.from_shortcut.take(n_steps)?);
         let steps = match pair {
-            (Some(ys), Some(xs)) => Some(ops::add(&ys, &xs)?),
+            (Some(ys), Some(xs)) => Some(ys.add(xs)?),
             _ => None,
         };
         Ok(Chunk { steps, end })

@@ -1,8 +1,7 @@
 //! Runs of steps: cutting, joining, queueing, and the layer that trims both ends of a stream.
 
-use super::{Chunk, Layer};
+use super::{Chunk, Layer, Steps};
 use crate::Result;
-use candle_core::Tensor;
 
 /// Drops steps at both ends of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ impl Layer for Trim {
 /// Steps that wait for others.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    steps: Option<Tensor>,
+    steps: Option<Steps>,
     len: usize,
 }
 
@@ -61,15 +60,14 @@ impl Queue {
     }
 
     /// Adds steps at the end.
-    pub(super) fn push(&mut self, steps: Tensor) -> Result<()> {
-        self.len += steps.dim(1)?;
-        let all: Vec<Tensor> = self.steps.take().into_iter().chain([steps]).collect();
-        self.steps = join(&all)?;
+    pub(super) fn push(&mut self, steps: Steps) -> Result<()> {
+        self.len += steps.n_steps()?;
+        self.steps = Steps::join(&mut [self.steps.take(), Some(steps)])?;
         Ok(())
     }
 
     /// Takes the first `n` steps; `None` for zero.
-    pub(super) fn take(&mut self, n: usize) -> Result<Option<Tensor>> {
+    pub(super) fn take(&mut self, n: usize) -> Result<Option<Steps>> {
         let n = n.min(self.len);
         let Some(steps) = self.steps.take_if(|_| n > 0) else {
             return Ok(None);
@@ -79,66 +77,41 @@ impl Queue {
         if rest == 0 {
             return Ok(Some(steps));
         }
-        self.steps = Some(keep(&steps, n, rest)?);
-        Ok(Some(steps.narrow(1, 0, n)?))
+        self.steps = Some(steps.keep(n, rest)?);
+        Ok(Some(steps.narrow(0, n)?))
     }
 }
 
-/// Joins runs of steps in time; copies only when there are two or more.
-pub(crate) fn join(pieces: &[Tensor]) -> Result<Option<Tensor>> {
-    Ok(match pieces {
-        [] => None,
-        [only] => Some(only.clone()),
-        [first, ..] if first.dim(0)? == 1 => Some(Tensor::cat(pieces, 1)?),
-        // candle joins along the second axis in place only what is contiguous.
-        _ => {
-            let pieces: Vec<_> = pieces.iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
-            Some(Tensor::cat(&pieces, 1)?)
-        }
-    })
-}
-
-/// Copies `n` steps, so that the state of a stream does not hold on to the memory of a whole chunk.
-pub(super) fn keep(steps: &Tensor, start: usize, n: usize) -> Result<Tensor> {
-    Ok(steps.narrow(1, start, n)?.force_contiguous()?)
-}
-
-/// The first `n` steps of joined `pieces`, or all when there are fewer.
-pub(super) fn head(pieces: &[Tensor], n: usize) -> Result<Option<Tensor>> {
+/// The first `n` of all steps, or all when there are fewer.
+pub(super) fn head(pieces: &[Option<Steps>], n: usize) -> Result<Option<Steps>> {
     let mut missing = n;
     let mut found = Vec::new();
-    for piece in pieces {
-        let len = piece.dim(1)?.min(missing);
+    for piece in pieces.iter().flatten() {
+        let len = piece.n_steps()?.min(missing);
         if len == 0 {
             break;
         }
-        found.push(piece.narrow(1, 0, len)?);
+        found.push(Some(piece.narrow(0, len)?));
         missing -= len;
     }
-    join(&found)
+    Steps::join(&mut found)
 }
 
-/// The last `n` steps of joined `pieces`, or all when there are fewer.
-pub(super) fn tail(pieces: &[Tensor], n: usize) -> Result<Option<Tensor>> {
+/// The last `n` of all steps, or all when there are fewer.
+pub(super) fn tail(pieces: &[Option<Steps>], n: usize) -> Result<Option<Steps>> {
     let mut missing = n;
     let mut found = Vec::new();
-    for piece in pieces.iter().rev() {
-        let n_steps = piece.dim(1)?;
+    for piece in pieces.iter().flatten().rev() {
+        let n_steps = piece.n_steps()?;
         let len = n_steps.min(missing);
         if len == 0 {
             break;
         }
-        found.push(piece.narrow(1, n_steps - len, len)?);
+        found.push(Some(piece.narrow(n_steps - len, len)?));
         missing -= len;
     }
     found.reverse();
-    join(&found)
-}
-
-/// `n` zero steps for the batch and channels of `like`.
-pub(super) fn zeros(like: &Tensor, n: usize) -> Result<Tensor> {
-    let (batch, _, channels) = like.dims3()?;
-    Ok(Tensor::zeros((batch, n, channels), like.dtype(), like.device())?)
+    Steps::join(&mut found)
 }
 
 #[cfg(test)]
@@ -168,9 +141,9 @@ mod tests {
     #[test]
     fn a_state_does_not_hold_the_memory_of_a_chunk() {
         let mut queue = Queue::default();
-        queue.push(Rng::new(2).tensor(&[1, 1000, 1])).unwrap();
+        queue.push(Rng::new(2).tensor(&[1, 1000, 1]).into()).unwrap();
         queue.take(998).unwrap();
-        let kept = queue.take(2).unwrap().unwrap();
+        let kept = queue.take(2).unwrap().unwrap().into_tensor().unwrap();
         let (storage, _) = kept.storage_and_layout();
         assert!(
             matches!(&*storage, candle_core::Storage::Cpu(data) if data.as_slice::<f32>().unwrap().len() == 2)

@@ -1,6 +1,6 @@
 //! What every layer must keep, whatever it computes.
 
-use super::{Chunk, Layer};
+use super::{Chunk, Layer, Steps};
 use crate::ops::testing::{Rng, assert_close, bits, values};
 use candle_core::{Device, Tensor, Var};
 
@@ -11,11 +11,31 @@ const GRADIENT_TOLERANCE: f64 = 4e-3;
 /// Half the distance of the central differences.
 const STEP: f64 = 1e-2;
 
+/// What a stream is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tensors,
+    Floats,
+}
+
+impl Kind {
+    fn steps(self, xs: &Tensor) -> Steps {
+        match self {
+            Self::Tensors => xs.clone().into(),
+            Self::Floats => {
+                let values = xs.flatten_all().unwrap().to_vec1().unwrap();
+                Steps::new(&values, xs.dims3().unwrap().into(), xs.device()).unwrap()
+            }
+        }
+    }
+}
+
 /// Runs a stream that is cut at random, with chunks of zero steps among the others.
 pub(super) fn run_chunked<L: Layer>(
     layer: &L,
     state: &mut L::State,
     xs: &Tensor,
+    kind: Kind,
     rng: &mut Rng,
 ) -> Option<Tensor> {
     let n_steps = xs.dim(1).unwrap();
@@ -24,16 +44,17 @@ pub(super) fn run_chunked<L: Layer>(
         let n = rng.below(7).min(n_steps - start);
         let end = start + n == n_steps && rng.below(2) == 0;
         // Zero steps come in both spellings.
-        let steps = if n == 0 && rng.below(2) == 0 { None } else { Some(xs.narrow(1, start, n).unwrap()) };
+        let given = || kind.steps(&xs.narrow(1, start, n).unwrap());
+        let steps = if n == 0 && rng.below(2) == 0 { None } else { Some(given()) };
         let chunk = layer.step(state, Chunk { steps, end }).unwrap();
         assert_eq!(chunk.end, end, "the end mark is passed on");
-        outputs.extend(chunk.steps);
+        outputs.extend(chunk.into_tensor().unwrap());
         start += n;
         if end {
             return concat(&outputs);
         }
     }
-    outputs.extend(layer.step(state, Chunk::end()).unwrap().steps);
+    outputs.extend(layer.step(state, Chunk::end()).unwrap().into_tensor().unwrap());
     concat(&outputs)
 }
 
@@ -48,8 +69,15 @@ pub(super) fn assert_streams<L: Layer>(layer: &L, xs: &Tensor, rng: &mut Rng) {
     let whole = layer.forward(xs).unwrap();
     let mut state = layer.init();
     for run in 0..2 {
-        let chunked = run_chunked(layer, &mut state, xs, rng);
+        let chunked = run_chunked(layer, &mut state, xs, Kind::Tensors, rng);
         assert_same(&format!("chunked, run {run} of one state"), chunked.as_ref(), whole.as_ref());
+    }
+    let mut state = layer.init();
+    let steps = layer.step(&mut state, Chunk::last(Kind::Floats.steps(xs))).unwrap().into_tensor().unwrap();
+    assert_same("floats", steps.as_ref(), whole.as_ref());
+    for run in 0..2 {
+        let chunked = run_chunked(layer, &mut state, xs, Kind::Floats, rng);
+        assert_same(&format!("floats chunked, run {run} of one state"), chunked.as_ref(), whole.as_ref());
     }
     assert_answers(layer, xs);
     for item_idx in 0..xs.dim(0).unwrap() {
@@ -66,7 +94,7 @@ fn assert_answers<L: Layer>(layer: &L, xs: &Tensor) {
     for input_idx in 0..xs.dim(1).unwrap() as u64 {
         let steps = xs.narrow(1, input_idx as usize, 1).unwrap();
         let outputs = layer.step(&mut state, Chunk::next(steps)).unwrap().steps;
-        let n_new = outputs.map_or(0, |ys| ys.dim(1).unwrap() as u64);
+        let n_new = outputs.map_or(0, |ys| ys.n_steps().unwrap() as u64);
         for output_idx in n_outputs..n_outputs + n_new {
             assert_eq!(layer.last_input(output_idx), Some(input_idx), "output {output_idx}");
         }
@@ -113,7 +141,7 @@ pub(super) fn assert_trains<L: Layer>(
     let mask = rng.tensor(ys.dims());
     let backward = |ys: Tensor| (ys * &mask).unwrap().sum_all().unwrap().backward().unwrap();
     let whole = backward(ys);
-    let chunked = backward(run_chunked(&layer, &mut layer.init(), &live[0], rng).unwrap());
+    let chunked = backward(run_chunked(&layer, &mut layer.init(), &live[0], Kind::Tensors, rng).unwrap());
     let frozen = backward(build(&tensors[1..]).forward(&live[0]).unwrap().unwrap());
 
     let loss = |tensors: &[Tensor]| -> f64 {

@@ -1,9 +1,8 @@
 //! A layer that runs on windows of the stream, each by itself.
 
 use super::steps::Queue;
-use super::{Chunk, Flow, Layer, Work};
+use super::{Chunk, Flow, Layer, Steps, Work};
 use crate::{Error, Result};
-use candle_core::Tensor;
 
 /// Runs a layer on each `len` steps as if they were a clip; what is left at the end is a shorter one.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +50,13 @@ impl<L: Layer> Layer for Windows<L> {
         if let Some(steps) = queue.take(n_whole)? {
             // Windows are items of a batch.
             let (batch, _, channels) = steps.dims3()?;
-            let windows = steps.contiguous()?.reshape((batch * n_whole / self.len, self.len, channels))?;
-            outputs.push(self.run(&windows)?.reshape((batch, n_whole, ()))?)?;
+            let windows = steps.reshaped((batch * n_whole / self.len, self.len, channels))?;
+            let windows = self.run(windows)?;
+            let (_, _, channels) = windows.dims3()?;
+            outputs.push(windows.reshaped((batch, n_whole, channels))?)?;
         }
         if end && let Some(rest) = queue.take(usize::MAX)? {
-            outputs.push(self.run(&rest)?)?;
+            outputs.push(self.run(rest)?)?;
         }
         Ok(Chunk { steps: outputs.take(usize::MAX)?, end })
     }
@@ -71,10 +72,10 @@ impl<L: Layer> Layer for Windows<L> {
 }
 
 impl<L: Layer> Windows<L> {
-    fn run(&self, windows: &Tensor) -> Result<Tensor> {
+    fn run(&self, windows: Steps) -> Result<Steps> {
         let (n_windows, n_steps, channels) = windows.dims3()?;
-        let outputs = self.inner.forward(windows)?;
-        let fits = |outputs: &Tensor| outputs.dim(1).is_ok_and(|n| n == n_steps);
+        let outputs = self.inner.step(&mut self.inner.init(), Chunk::last(windows))?.steps;
+        let fits = |outputs: &Steps| outputs.n_steps().is_ok_and(|n| n == n_steps);
         outputs.filter(fits).ok_or_else(|| Error::Shape {
             name: "steps of a window".into(),
             expected: vec![n_windows, n_steps, channels],
@@ -89,6 +90,7 @@ mod tests {
     use super::*;
     use crate::layers::{Conv1d, ConvSpec, Padding, Trim};
     use crate::ops::testing::{Rng, values};
+    use candle_core::Tensor;
 
     fn conv(weight: &Tensor) -> Conv1d {
         let spec = ConvSpec { padding: Padding::symmetric(1), ..ConvSpec::default() };

@@ -1,7 +1,7 @@
 //! Layers side by side, each over its share of the channels.
 
 use crate::Result;
-use crate::layers::{Chunk, Flow, Layer, Work};
+use crate::layers::{Chunk, Flow, Layer, Steps, Work};
 use candle_core::Tensor;
 
 /// One layer per equal share of the channels; their outputs follow each other along the channels.
@@ -24,14 +24,19 @@ impl<L: Layer> Layer for Groups<L> {
         let end = chunk.end;
         let mut outputs = Vec::with_capacity(self.0.len());
         for (group_idx, (layer, state)) in self.0.iter().zip(states).enumerate() {
-            let share = |steps: &Tensor| -> Result<Tensor> {
-                let width = steps.dim(2)? / self.0.len();
-                Ok(steps.narrow(2, group_idx * width, width)?)
+            let share = |steps: &Steps| {
+                let (_, _, channels) = steps.dims3()?;
+                let width = channels / self.0.len();
+                steps.channels(group_idx * width, width)
             };
             let steps = chunk.steps.as_ref().map(share).transpose()?;
             outputs.extend(layer.step(state, Chunk { steps, end })?.steps);
         }
-        let steps = if outputs.is_empty() { None } else { Some(Tensor::cat(&outputs, 2)?) };
+        let mut outputs = outputs.into_iter();
+        let first = outputs.next();
+        let others: Vec<_> = outputs.map(Steps::into_tensor).collect::<Result<_>>()?;
+        let beside = |first| Ok(Tensor::cat(&[vec![first], others].concat(), 2)?);
+        let steps = first.map(|first| first.map_tensor(beside)).transpose()?;
         Ok(Chunk { steps, end })
     }
 

@@ -10,7 +10,7 @@
 //! XNNPACK, `src/params.c` and the scalar kernels: `qs8-qc8w-gemm` with `fp32` requantization,
 //! `qs8-vlrelu`, `qs8-vadd`, `f32-qs8-vcvt`. Whole graphs agree with ai-edge-litert 2.3 bit for bit.
 
-use crate::layers::{Chunk, ConvTranspose1d, Flow, Layer, Work};
+use crate::layers::{Chunk, ConvTranspose1d, Flow, Layer, Steps, Work};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -198,7 +198,10 @@ impl<L: Layer> Layer for Residual8<L> {
         let xs = chunk.steps.clone();
         let ys = self.inner.step(state, chunk)?.steps;
         let steps = match (ys, xs) {
-            (Some(ys), Some(xs)) => Some(self.add(&ys, &xs)?),
+            (Some(ys), Some(xs)) => {
+                let xs = xs.into_tensor()?;
+                Some(ys.map_tensor(|ys| self.add(&ys, &xs))?)
+            }
             _ => None,
         };
         Ok(Chunk { steps, end })
@@ -278,7 +281,7 @@ impl ConvTranspose8 {
 #[derive(Debug, Default)]
 pub(crate) struct ConvTranspose8State {
     /// Steps of an unfinished frame.
-    waiting: Option<Tensor>,
+    waiting: Option<Steps>,
     /// What the last frame gave beyond its end: `[batch, 1, n_beyond, channels]`.
     beyond: Option<Tensor>,
 }
@@ -296,23 +299,22 @@ impl Layer for ConvTranspose8 {
     /// [`Error::Shape`] also when the stream ends inside a frame.
     fn step(&self, state: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
         let end = chunk.end;
-        let pieces: Vec<_> = state.waiting.take().into_iter().chain(chunk.steps).collect();
         let mut steps = None;
-        if !pieces.is_empty() {
-            let xs = Tensor::cat(&pieces, 1)?;
-            let n_steps = xs.dim(1)?;
+        if let Some(xs) = Steps::join(&mut [state.waiting.take(), chunk.steps])? {
+            let n_steps = xs.n_steps()?;
             let n_whole = n_steps - n_steps % self.n_in;
             if n_whole > 0 {
-                steps = Some(self.frames(&mut state.beyond, &xs.narrow(1, 0, n_whole)?)?);
+                let frames = |xs: Tensor| self.frames(&mut state.beyond, &xs);
+                steps = Some(xs.narrow(0, n_whole)?.map_tensor(frames)?);
             }
             if n_whole < n_steps {
-                state.waiting = Some(xs.narrow(1, n_whole, n_steps - n_whole)?.force_contiguous()?);
+                state.waiting = Some(xs.keep(n_whole, n_steps - n_whole)?);
             }
         }
         if end {
             if let Some(waiting) = &state.waiting {
                 let name = "steps of the last frame".into();
-                return Err(Error::Shape { name, expected: vec![self.n_in], actual: vec![waiting.dim(1)?] });
+                return Err(Error::Shape { name, expected: vec![self.n_in], actual: vec![waiting.n_steps()?] });
             }
             *state = self.init();
         }
@@ -339,7 +341,9 @@ macro_rules! impl_pointwise_layer {
             fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
                 let $this = self;
                 let apply = |$xs: Tensor| -> Result<Tensor> { $body };
-                Ok(Chunk { steps: chunk.steps.map(apply).transpose()?, end: chunk.end })
+                // Tensors from the first of these layers on: nearly all of them are.
+                let steps = chunk.steps.map(|xs| Ok::<Steps, Error>(apply(xs.into_tensor()?)?.into()));
+                Ok(Chunk { steps: steps.transpose()?, end: chunk.end })
             }
         })+
     };

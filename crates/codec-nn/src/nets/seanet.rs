@@ -9,7 +9,7 @@ use super::numbered::Numbered;
 use crate::error::{Error, Result};
 use crate::layers::{
     Activation, BiLstm, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, Flow, GroupNorm, Layer,
-    Lstm, LstmWeights, Padding, Residual, Trim, Work,
+    Lstm, LstmWeights, Padding, Residual, Steps, Trim, Work,
 };
 use crate::weights::Weights;
 use candle_core::Tensor;
@@ -333,7 +333,7 @@ impl Layer for Twice {
 
     fn step(&self, (): &mut (), chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk;
-        let twice = |xs: Tensor| Tensor::cat(&[&xs, &xs], 2);
+        let twice = |xs: Steps| xs.map_tensor(|xs| Ok(Tensor::cat(&[&xs, &xs], 2)?));
         Ok(Chunk { steps: steps.map(twice).transpose()?, end })
     }
 

@@ -1,9 +1,11 @@
 //! Attention and the keys and values that a stream keeps for it.
 
-use super::{expect_shape, flat, on_kernels, vector_jacobian, wrap};
+use super::floats::Floats;
+use super::rotary::{rotate, rotate_floats};
+use super::{Steps, expect_shape, flat, on_kernels, on_values, vector_jacobian, wrap};
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Storage, Tensor};
-use codec_kernels::Heads;
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor};
+use codec_kernels::{Heads, Rotary};
 use std::ops::Range;
 
 /// Which steps a query sees.
@@ -53,6 +55,55 @@ pub(crate) enum Past {
     Buffers(Vec<[Rows; 2]>),
     /// `[batch, time, n_kv_heads * dim]`.
     Tensors([Tensor; 2]),
+}
+
+impl Steps {
+    /// Attention of queries, keys and values that stand side by side in every step, the first of which stands at
+    /// `position`.
+    ///
+    /// # Shapes
+    /// `self` `[batch, time, (n_heads + 2 * n_kv_heads) * dim]`, result `[batch, time, n_heads * dim]`.
+    ///
+    /// # Errors
+    /// As [`attend`].
+    pub(crate) fn attend(
+        self,
+        (rotary, position): (Option<&Rotary>, u64),
+        past: &mut Past,
+        heads: Heads,
+        sight: Sight,
+    ) -> Result<Self> {
+        let Heads { n_heads, n_kv_heads, dim } = heads;
+        let (width, kv_width) = (n_heads * dim, n_kv_heads * dim);
+        self.expect_channels("queries, keys and values", width + 2 * kv_width)?;
+        if let Some(qkv) = self.floats().filter(|_| !matches!(past, Past::Tensors(_))) {
+            let part = |start: usize, n_heads: usize| -> Result<Floats> {
+                let xs = qkv.channels(start, n_heads * dim)?;
+                match rotary {
+                    Some(rotary) => rotate_floats(xs, rotary, n_heads, position),
+                    None => Ok(xs),
+                }
+            };
+            let (q, k) = (part(0, n_heads)?, part(width, n_kv_heads)?);
+            let v = qkv.channels(width + kv_width, kv_width)?;
+            let [batch, n_steps, _] = q.dims();
+            let ys = Floats::new([batch, n_steps, width], |out| {
+                let [q, k, v] = [&q, &k, &v].map(|xs| xs.values().unwrap_or_default());
+                attend_values([q, k, v], batch, past, heads, sight, out)
+            });
+            return Ok(ys?.into());
+        }
+        self.map_tensor(|qkv| {
+            let mut q = qkv.narrow(2, 0, width)?;
+            let mut k = qkv.narrow(2, width, kv_width)?;
+            let v = qkv.narrow(2, width + kv_width, kv_width)?;
+            if let Some(rotary) = rotary {
+                q = rotate(&q, rotary, n_heads, position)?;
+                k = rotate(&k, rotary, n_kv_heads, position)?;
+            }
+            attend([&q, &k, &v], past, heads, sight)
+        })
+    }
 }
 
 /// Attention of new steps over themselves and the past, which then takes them up.
@@ -191,46 +242,45 @@ fn attend_buffers(qkv: [&Tensor; 3], past: &mut Past, heads: Heads, sight: Sight
     expect_shape("queries", &q, &[batch, n_queries, heads.n_heads * heads.dim])?;
     expect_shape("keys", &k, &[batch, n_queries, kv_width])?;
     expect_shape("values", &v, k.dims())?;
+    let mut out = vec![0.0; q.elem_count()];
+    on_values(&q, |q| {
+        on_values(&k, |k| on_values(&v, |v| attend_values([q, k, v], batch, past, heads, sight, &mut out)))
+    })?;
+    Ok(Tensor::from_vec(out, q.dims(), q.device())?)
+}
+
+/// Attention over past and present values; writes all of `out`, which is as long as the queries.
+fn attend_values(
+    [q, k, v]: [&[f32]; 3],
+    batch: usize,
+    past: &mut Past,
+    heads: Heads,
+    sight: Sight,
+    out: &mut [f32],
+) -> Result<()> {
     if matches!(past, Past::None) {
         *past = Past::Buffers((0..batch).map(|_| Default::default()).collect());
     }
     let Past::Buffers(items) = past else {
         return Err(Error::ForeignState { expected: "past of an attention on the CPU" });
     };
+    let (q_len, kv_len) = (q.len() / batch.max(1), k.len() / batch.max(1));
+    let kv_width = heads.n_kv_heads * heads.dim;
     if items.len() != batch {
-        let shape = |batch| vec![batch, n_queries, kv_width];
+        let shape = |batch| vec![batch, kv_len / kv_width.max(1), kv_width];
         return Err(Error::Shape { name: "keys".into(), expected: shape(items.len()), actual: shape(batch) });
     }
-    let mut out = vec![0.0; q.elem_count()];
-    let (q_len, kv_len) = (out.len() / batch.max(1), n_queries * kv_width);
-    on_values(&q, |q| {
-        on_values(&k, |k| {
-            on_values(&v, |v| {
-                for (item_idx, [keys, values]) in items.iter_mut().enumerate() {
-                    let item = item_idx * kv_len..(item_idx + 1) * kv_len;
-                    keys.push(&k[item.clone()]);
-                    values.push(&v[item]);
-                    let queries = item_idx * q_len..(item_idx + 1) * q_len;
-                    let out = &mut out[queries.clone()];
-                    run(&q[queries], keys.values(), values.values(), heads, sight, out)?;
-                    for rows in [keys, values] {
-                        rows.keep(sight.n_kept(rows.values().len() / kv_width.max(1)) * kv_width);
-                    }
-                }
-                Ok(())
-            })
-        })
-    })?;
-    Ok(Tensor::from_vec(out, q.dims(), q.device())?)
-}
-
-/// Hands the values of a contiguous f32 tensor on the CPU to `f`.
-fn on_values<R>(xs: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let (storage, layout) = xs.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(flat(storage, layout)?),
-        _ => Err(Error::Unsupported { what: "device of a kernel", value: format!("{:?}", xs.device()) }),
+    for (item_idx, [keys, values]) in items.iter_mut().enumerate() {
+        let item = item_idx * kv_len..(item_idx + 1) * kv_len;
+        keys.push(&k[item.clone()]);
+        values.push(&v[item]);
+        let queries = item_idx * q_len..(item_idx + 1) * q_len;
+        run(&q[queries.clone()], keys.values(), values.values(), heads, sight, &mut out[queries])?;
+        for rows in [keys, values] {
+            rows.keep(sight.n_kept(rows.values().len() / kv_width.max(1)) * kv_width);
+        }
     }
+    Ok(())
 }
 
 impl Past {

@@ -1,7 +1,8 @@
 //! Sums of two tensors, as residual branches have them.
 
-use super::{flat, on_kernels, wrap};
-use crate::Result;
+use super::floats::Floats;
+use super::{Steps, flat, on_kernels, wrap};
+use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use codec_kernels::zeros;
 
@@ -22,6 +23,44 @@ pub(crate) fn add_scaled_steps(xs: &Tensor, ys: &Tensor, factors: &Tensor) -> Re
         return Ok((ys.broadcast_mul(factors)? + xs)?);
     }
     Ok(xs.contiguous()?.apply_op3(&ys.contiguous()?, &factors.contiguous()?, AddScaled)?)
+}
+
+/// [`add`] into the memory of either, where nobody else reads it.
+pub(super) fn add_floats(xs: Floats, ys: Floats) -> Result<Floats> {
+    if xs.dims() != ys.dims() {
+        let (expected, actual) = (xs.dims().to_vec(), ys.dims().to_vec());
+        return Err(Error::Shape { name: "steps to add".into(), expected, actual });
+    }
+    // A sum has the same bits either way round.
+    let (to, from) = if xs.is_shared() { (ys, xs) } else { (xs, ys) };
+    let from = from.dense()?;
+    to.map_in_place(|to| codec_kernels::add_to(to, from.values().unwrap_or_default()))
+}
+
+impl Steps {
+    /// `self + factors other`, with one factor per step for all channels and items.
+    ///
+    /// # Shapes
+    /// `factors`: as many as steps.
+    pub(crate) fn add_scaled(self, other: Self, factors: &[f32]) -> Result<Self> {
+        let (batch, n_steps, channels) = self.dims3()?;
+        if let (Some(xs), Some(ys)) = (self.floats(), other.floats())
+            && xs.dims() == ys.dims()
+        {
+            let sum = Floats::new([batch, n_steps, channels], |out| {
+                for (item_idx, out) in out.chunks_exact_mut((n_steps * channels).max(1)).enumerate() {
+                    let (xs, ys) = (xs.item(item_idx), ys.item(item_idx));
+                    codec_kernels::add_scaled_rows(xs, ys, channels, factors, out)?;
+                }
+                Ok(())
+            });
+            return Ok(sum?.into());
+        }
+        self.map_tensor(|xs| {
+            let factors = Tensor::from_slice(factors, (1, n_steps, 1), xs.device())?;
+            add_scaled_steps(&xs, &other.into_tensor()?, &factors)
+        })
+    }
 }
 
 struct Add;

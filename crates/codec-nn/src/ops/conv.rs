@@ -6,6 +6,7 @@
 //! later ones going on with the chains of the earlier.
 
 use super::conv_grad::{bias_gradient, input_gradient, rows_gradient};
+use super::floats::Floats;
 use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
 use crate::{Precision, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
@@ -98,6 +99,18 @@ pub(crate) fn conv_fixed(
     Ok(with_packed_items(xs)?.apply_op1(op)?)
 }
 
+/// [`conv_fixed`] of floats.
+pub(super) fn conv_floats(
+    xs: &Floats,
+    packed: &Packed,
+    bias: Option<&[f32]>,
+    geometry: Geometry,
+) -> Result<Floats> {
+    let items = xs.items();
+    let dims = [items.batch, geometry.n_out(items.n_steps), packed.c_out()];
+    Floats::new(dims, |out| convolve(&items, packed, bias, geometry, out))
+}
+
 /// Convolves with a weight that may train, or lives on another device than the CPU.
 ///
 /// # Shapes
@@ -147,7 +160,7 @@ fn unfold(xs: &Tensor, geometry: Geometry) -> Result<Tensor> {
     Ok(Tensor::cat(&taps, 2)?)
 }
 
-/// The product over all items; the chains of an output run over taps, then channels.
+/// The product over all items, as a tensor.
 fn forward(
     items: &Items<'_>,
     packed: &Packed,
@@ -156,14 +169,30 @@ fn forward(
 ) -> Result<(CpuStorage, Shape)> {
     let (n_out, c_out) = (geometry.n_out(items.n_steps), packed.c_out());
     let mut out = zeros(items.batch * n_out * c_out);
+    convolve(items, packed, bias, geometry, &mut out)?;
+    Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, c_out))))
+}
+
+/// The product over all items; the chains of an output run over taps, then channels.
+///
+/// # Shapes
+/// `out`: `[batch, n_out, c_out]`, written whole.
+fn convolve(
+    items: &Items<'_>,
+    packed: &Packed,
+    bias: Option<&[f32]>,
+    geometry: Geometry,
+    out: &mut [f32],
+) -> Result<()> {
+    let (n_out, c_out) = (geometry.n_out(items.n_steps), packed.c_out());
     let start = bias.map_or(Start::Zero, Start::Bias);
     let pitch = geometry.stride * items.channels;
     if geometry == Geometry::POINTWISE && items.are_adjacent() {
         // Batch and time are one axis here: one product instead of `batch`.
         let n_rows = items.batch * n_out;
-        gemm(Rows::new(items.data, n_rows, items.channels, pitch)?, &packed.taps[0], start, &mut out)?;
+        gemm(Rows::new(items.data, n_rows, items.channels, pitch)?, &packed.taps[0], start, out)?;
     } else {
-        for_items(&mut out, n_out * c_out, |batch_idx, out| -> Result<()> {
+        for_items(out, n_out * c_out, |batch_idx, out| -> Result<()> {
             let item = items.get(batch_idx);
             for (tap_idx, tap) in packed.taps.iter().enumerate() {
                 let first = tap_idx * geometry.dilation * items.channels;
@@ -173,7 +202,7 @@ fn forward(
             Ok(())
         })?;
     }
-    Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, c_out))))
+    Ok(())
 }
 
 struct FixedConv {

@@ -2,7 +2,8 @@
 
 use super::conv::{Geometry, strided};
 use super::conv_grad::bias_gradient;
-use super::{Items, expect_channels, flat, on_kernels, with_packed_items, wrap};
+use super::floats::Floats;
+use super::{Items, expect_channels, flat, on_kernels, on_values, with_packed_items, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use codec_kernels::{for_items, zeros};
@@ -28,6 +29,26 @@ pub(crate) fn depthwise(
         Some(bias) => xs.apply_op3(&taps, &bias.contiguous()?, op)?,
         None => xs.apply_op2(&taps, op)?,
     })
+}
+
+/// [`depthwise`] of floats; `xs` has the channels of `taps`.
+pub(super) fn depthwise_floats(
+    xs: &Floats,
+    taps: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Geometry,
+) -> Result<Floats> {
+    let items = xs.items();
+    let dims = [items.batch, geometry.n_out(items.n_steps), items.channels];
+    let convolve = |bias: Option<&[f32]>| {
+        on_values(&taps.contiguous()?, |taps| {
+            Floats::new(dims, |out| Ok(Depthwise { geometry }.convolve(&items, taps, bias, out)?))
+        })
+    };
+    match bias {
+        Some(bias) => on_values(&bias.contiguous()?, |bias| convolve(Some(bias))),
+        None => convolve(None),
+    }
 }
 
 /// The same mathematics in candle operations, for any device.
@@ -58,14 +79,26 @@ impl Depthwise {
         taps: &[f32],
         bias: Option<&[f32]>,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (n_out, channels) = (self.geometry.n_out(items.n_steps), items.channels);
+        let mut out = zeros(items.batch * n_out * channels);
+        self.convolve(items, taps, bias, &mut out).map_err(wrap)?;
+        Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, channels))))
+    }
+
+    /// Writes all of `out`, `[batch, n_out, channels]`.
+    fn convolve(
+        &self,
+        items: &Items<'_>,
+        taps: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> codec_kernels::Result<()> {
         let Geometry { kernel, stride, dilation } = self.geometry;
         let (n_out, channels) = (self.geometry.n_out(items.n_steps), items.channels);
         let conv = codec_kernels::Depthwise { kernel, stride, dilation };
-        let mut out = zeros(items.batch * n_out * channels);
-        for_items(&mut out, n_out * channels, |batch_idx, out| {
-            codec_kernels::depthwise(items.get(batch_idx), channels, conv, taps, bias, out).map_err(wrap)
-        })?;
-        Ok((CpuStorage::F32(out), Shape::from((items.batch, n_out, channels))))
+        for_items(out, n_out * channels, |batch_idx, out| {
+            codec_kernels::depthwise(items.get(batch_idx), channels, conv, taps, bias, out)
+        })
     }
 }
 

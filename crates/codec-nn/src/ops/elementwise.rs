@@ -1,6 +1,7 @@
 //! Activations.
 
-use super::{expect_shape, flat, on_kernels, vector_jacobian, wrap};
+use super::floats::Floats;
+use super::{Steps, expect_shape, flat, on_kernels, on_values, vector_jacobian, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use codec_kernels::{Unary, zeros};
@@ -85,6 +86,39 @@ pub(crate) fn snake_beta(xs: &Tensor, alpha: &Tensor, beta: &Tensor) -> Result<T
 pub(crate) fn snake_beta_plain(xs: &Tensor, alpha: &Tensor, beta: &Tensor) -> Result<Tensor> {
     let wave = xs.broadcast_mul(alpha)?.sin()?.sqr()?;
     Ok((xs + wave.broadcast_div(&(beta + SNAKE_EPSILON)?)?)?)
+}
+
+impl Steps {
+    /// Applies `function` to every value.
+    pub(crate) fn unary(self, function: Unary) -> Result<Self> {
+        let floats = |xs: &mut [f32]| {
+            codec_kernels::unary_in_place(function, xs);
+            Ok::<(), Error>(())
+        };
+        self.by([], |xs| xs.map_in_place(floats), |xs| unary(xs, function))
+    }
+
+    /// See [`snake`].
+    pub(crate) fn snake(self, alpha: &Tensor) -> Result<Self> {
+        let floats = |xs: Floats| {
+            on_values(&alpha.contiguous()?, |alpha| {
+                xs.map(|xs, out| codec_kernels::snake(xs, alpha, out))
+            })
+        };
+        self.by([alpha], floats, |xs| snake(xs, alpha))
+    }
+
+    /// See [`snake_beta`].
+    pub(crate) fn snake_beta(self, alpha: &Tensor, beta: &Tensor) -> Result<Self> {
+        let floats = |xs: Floats| {
+            on_values(&alpha.contiguous()?, |alpha| {
+                on_values(&beta.contiguous()?, |beta| {
+                    xs.map(|xs, out| codec_kernels::snake_beta(xs, alpha, beta, out))
+                })
+            })
+        };
+        self.by([alpha, beta], floats, |xs| snake_beta(xs, alpha, beta))
+    }
 }
 
 struct UnaryOp {

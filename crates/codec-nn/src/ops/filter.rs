@@ -1,8 +1,9 @@
 //! The weight of a convolution in the form that its operation wants.
 
-use super::conv::{Geometry, Packed, conv, conv_fixed};
-use super::depthwise::depthwise;
-use super::{expect_channels, expect_shape, linear, on_kernels, precision};
+use super::conv::{Geometry, Packed, conv, conv_fixed, conv_floats};
+use super::depthwise::{depthwise, depthwise_floats};
+use super::floats::Floats;
+use super::{Steps, expect_shape, linear, on_kernels, precision};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -214,8 +215,34 @@ impl Filter {
     }
 
     /// Convolves whole windows: `[batch, n_in, c_in]` to `[batch, n_out, columns]`.
-    pub(crate) fn apply(&self, xs: &Tensor) -> Result<Tensor> {
-        expect_channels("input", xs, self.c_in)?;
+    pub(crate) fn apply(&self, xs: Steps) -> Result<Steps> {
+        xs.expect_channels("input", self.c_in)?;
+        match (&self.weights, xs.floats()) {
+            (Weights::Packed { packed, bias }, Some(xs)) => {
+                Ok(conv_floats(xs, packed, bias.as_deref(), self.geometry)?.into())
+            }
+            (Weights::Rows { rows, bias }, Some(xs)) if self.form.is_depthwise() => {
+                Ok(self.depthwise_floats(xs, rows, bias.as_ref())?.into())
+            }
+            _ => xs.map_tensor(|xs| self.apply_to_tensor(&xs)),
+        }
+    }
+
+    /// The products of a depthwise form.
+    fn depthwise_floats(&self, xs: &Floats, rows: &Tensor, bias: Option<&Tensor>) -> Result<Floats> {
+        let repeated;
+        let xs = match self.form {
+            // Every phase of the output reads the same input.
+            Form::TransposedDepthwise { stride } => {
+                repeated = xs.repeated(stride)?;
+                &repeated
+            }
+            _ => xs,
+        };
+        depthwise_floats(xs, rows, bias, self.geometry)
+    }
+
+    fn apply_to_tensor(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.weights {
             Weights::Packed { packed, bias } => {
                 on_kernels(xs)?;

@@ -1,7 +1,8 @@
 //! The recurrent half of an LSTM layer.
 
+use super::floats::Floats;
 use super::precision::of_loading;
-use super::{expect_channels, expect_shape, flat, on_kernels, wrap};
+use super::{Steps, expect_channels, expect_shape, flat, on_kernels, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use codec_kernels::{LstmRun, PackedMatrix, lstm_gradient, lstm_sequence};
@@ -58,6 +59,72 @@ pub(crate) fn lstm(gates: &Tensor, recurrent: &Recurrent, state: &Tensor) -> Res
     };
     let outputs = all.narrow(1, 0, n_steps)?;
     Ok((outputs, all.narrow(1, n_steps - 1, 2)?.force_contiguous()?))
+}
+
+/// Where the recurrence of a stream stands; at its start hidden state and cell are zeros.
+#[derive(Clone, Debug, Default)]
+pub struct LstmState(Kept);
+
+#[derive(Clone, Debug, Default)]
+enum Kept {
+    #[default]
+    Zeros,
+    /// Hidden states of all items, then their cells, `[2, batch, hidden]`.
+    Floats(Vec<f32>),
+    /// `[batch, 2, hidden]`.
+    Tensor(Tensor),
+}
+
+impl Steps {
+    /// [`lstm`] of these gates.
+    ///
+    /// # Errors
+    /// [`Error::ForeignState`] for the state of another batch.
+    pub(crate) fn lstm(self, recurrent: &Recurrent, LstmState(state): &mut LstmState) -> Result<Self> {
+        let hidden = recurrent.hidden()?;
+        self.expect_channels("gates", 4 * hidden)?;
+        let (batch, _, _) = self.dims3()?;
+        if let (Some(gates), Some(packed)) = (self.floats(), &recurrent.packed)
+            && !matches!(state, Kept::Tensor(_))
+        {
+            if matches!(state, Kept::Zeros) {
+                *state = Kept::Floats(vec![0.0; 2 * batch * hidden]);
+            }
+            return match state {
+                Kept::Floats(state) if state.len() == 2 * batch * hidden => {
+                    let gates = gates.clone();
+                    drop(self);
+                    Ok(lstm_floats(gates, packed, state.split_at_mut(batch * hidden))?.into())
+                }
+                _ => Err(Error::ForeignState { expected: "state of an LSTM" }),
+            };
+        }
+        self.map_tensor(|gates| {
+            let before = match std::mem::take(state) {
+                Kept::Zeros => Tensor::zeros((batch, 2, hidden), gates.dtype(), gates.device())?,
+                Kept::Floats(state) => {
+                    let state = Tensor::from_vec(state, (2, batch, hidden), gates.device())?;
+                    state.transpose(0, 1)?.contiguous()?
+                }
+                Kept::Tensor(state) => state,
+            };
+            let (outputs, after) = lstm(&gates, recurrent, &before)?;
+            *state = Kept::Tensor(after);
+            Ok(outputs)
+        })
+    }
+}
+
+/// The recurrence of floats; `gates` are worked on in their place where nobody else reads them.
+fn lstm_floats(
+    gates: Floats,
+    packed: &PackedMatrix,
+    (hiddens, cells): (&mut [f32], &mut [f32]),
+) -> Result<Floats> {
+    let [batch, n_steps, n_gates] = gates.dims();
+    Floats::new([batch, n_steps, n_gates / 4], |out| {
+        gates.map_in_place(|gates| lstm_sequence(gates, packed, batch, hiddens, cells, out)).map(drop)
+    })
 }
 
 /// The same mathematics in candle operations, for any device: the outputs, then the last cell.

@@ -13,12 +13,14 @@ mod conv_grad;
 mod depthwise;
 mod elementwise;
 mod filter;
+mod floats;
 mod linear;
 mod lstm;
 mod norm;
 mod precision;
 mod rotary;
 mod scale;
+mod steps;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -26,22 +28,22 @@ mod tests;
 mod weight_norm;
 
 pub use attention::Sight;
-pub(crate) use attention::{Past, attend};
-pub(crate) use combine::{add, add_scaled_steps};
+pub(crate) use attention::Past;
+use combine::add;
 pub(crate) use conv::Geometry;
-pub(crate) use elementwise::{snake, snake_beta, unary};
+pub(crate) use elementwise::{snake, unary};
 pub(crate) use filter::{Filter, Form};
 pub(crate) use linear::linear;
-pub(crate) use lstm::{Recurrent, lstm};
-pub(crate) use norm::{group_norm, layer_norm, rms_norm};
+pub use lstm::LstmState;
+pub(crate) use lstm::Recurrent;
+pub(crate) use norm::group_norm;
 pub use precision::Precision;
+pub use steps::Steps;
 pub(crate) use precision::{load_both, with_precision};
-pub(crate) use rotary::rotate;
-pub(crate) use scale::channel_scale;
 pub(crate) use weight_norm::{fold as fold_weight_norm, row_norms, weight_norm};
 
 use crate::{Error, Result};
-use candle_core::{CpuStorage, DType, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, Var};
 
 /// Whether the kernels run this tensor.
 ///
@@ -130,6 +132,15 @@ fn flat<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a
         .contiguous_offsets()
         .ok_or(candle_core::Error::RequiresContiguous { op: "codec-nn kernel" })?;
     Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Hands the values of a contiguous f32 tensor on the CPU to `f`.
+fn on_values<R>(xs: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = xs.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => f(flat(storage, layout)?),
+        _ => Err(Error::Unsupported { what: "device of a kernel", value: format!("{:?}", xs.device()) }),
+    }
 }
 
 /// Carries an error of the kernels or of this crate through a candle trait.

@@ -1,7 +1,9 @@
 //! Normalisations.
 
+use super::floats::Floats;
 use super::{
-    Items, expect_channels, expect_shape, flat, on_kernels, vector_jacobian, with_packed_items, wrap,
+    Items, Steps, expect_channels, expect_shape, flat, on_kernels, on_values, vector_jacobian,
+    with_packed_items, wrap,
 };
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
@@ -97,6 +99,34 @@ fn standardize(xs: &Tensor, epsilon: f32) -> Result<Tensor> {
     let centred = xs.broadcast_sub(&xs.mean_keepdim(last)?)?;
     let variance = centred.sqr()?.mean_keepdim(last)?;
     Ok(centred.broadcast_div(&(variance + f64::from(epsilon))?.sqrt()?)?)
+}
+
+impl Steps {
+    /// See [`layer_norm`].
+    pub(crate) fn layer_norm(self, gamma: &Tensor, beta: Option<&Tensor>, epsilon: f32) -> Result<Self> {
+        self.expect_channels("input", gamma.elem_count())?;
+        let norm = |xs: Floats, gamma: &[f32], beta: Option<&[f32]>| {
+            xs.map(|xs, out| codec_kernels::layer_norm(xs, gamma, beta, epsilon, out))
+        };
+        let floats = |xs: Floats| {
+            on_values(&gamma.contiguous()?, |gamma| match beta {
+                Some(beta) => on_values(&beta.contiguous()?, |beta| norm(xs, gamma, Some(beta))),
+                None => norm(xs, gamma, None),
+            })
+        };
+        self.by([gamma, beta.unwrap_or(gamma)], floats, |xs| layer_norm(xs, gamma, beta, epsilon))
+    }
+
+    /// See [`rms_norm`].
+    pub(crate) fn rms_norm(self, gamma: &Tensor, epsilon: f32) -> Result<Self> {
+        self.expect_channels("input", gamma.elem_count())?;
+        let floats = |xs: Floats| {
+            on_values(&gamma.contiguous()?, |gamma| {
+                xs.map(|xs, out| codec_kernels::rms_norm(xs, gamma, epsilon, out))
+            })
+        };
+        self.by([gamma], floats, |xs| rms_norm(xs, gamma, epsilon))
+    }
 }
 
 struct LayerNorm {

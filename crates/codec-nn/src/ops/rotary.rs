@@ -1,5 +1,6 @@
 //! Rotary positions.
 
+use super::floats::Floats;
 use super::{expect_channels, flat, on_kernels, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
@@ -19,6 +20,17 @@ pub(crate) fn rotate(xs: &Tensor, rotary: &Rotary, n_heads: usize, position: u64
         return turn.plain(xs);
     }
     Ok(xs.contiguous()?.apply_op1(turn)?)
+}
+
+/// [`rotate`] of floats.
+pub(super) fn rotate_floats(xs: Floats, rotary: &Rotary, n_heads: usize, position: u64) -> Result<Floats> {
+    let [_, n_steps, channels] = xs.dims();
+    let table = Floats::new([1, n_steps, rotary.dim()], |table| Ok(rotary.fill(position, table)?))?;
+    let (table, item_len) = (table.item(0), (n_steps * channels).max(1));
+    xs.map(|xs, out| {
+        let mut items = xs.chunks_exact(item_len).zip(out.chunks_exact_mut(item_len));
+        items.try_for_each(|(xs, out)| codec_kernels::rotate(xs, table, rotary.dim(), n_heads, out))
+    })
 }
 
 /// A rotation by given angles.

@@ -1,7 +1,8 @@
 //! A factor per channel, whose gradient is one pass over the data.
 
 use super::conv_grad::column_sums;
-use super::{expect_channels, flat, on_kernels, wrap};
+use super::floats::Floats;
+use super::{Steps, expect_channels, flat, on_kernels, on_values, wrap};
 use crate::Result;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use codec_kernels::zeros;
@@ -16,6 +17,19 @@ pub(crate) fn channel_scale(xs: &Tensor, factors: &Tensor) -> Result<Tensor> {
         return Ok(xs.broadcast_mul(factors)?);
     }
     Ok(xs.contiguous()?.apply_op2(&factors.contiguous()?, Scale)?)
+}
+
+impl Steps {
+    /// See [`channel_scale`].
+    pub(crate) fn scale_channels(self, factors: &Tensor) -> Result<Self> {
+        self.expect_channels("input", factors.elem_count())?;
+        let floats = |xs: Floats| {
+            on_values(&factors.contiguous()?, |factors| {
+                xs.map(|xs, out| codec_kernels::scale_channels(xs, factors, out))
+            })
+        };
+        self.by([factors], floats, |xs| channel_scale(xs, factors))
+    }
 }
 
 struct Scale;

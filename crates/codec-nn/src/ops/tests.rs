@@ -1,7 +1,7 @@
 //! Every operation: kernel path against plain path, gradients against finite differences.
 
 use super::testing::{Rng, assert_close, bits, check_op, values};
-use super::{Filter, Form, Geometry, Past, Recurrent, Sight};
+use super::{Filter, Form, Geometry, Past, Recurrent, Sight, Steps};
 use super::{attention, combine, conv, depthwise, elementwise, lstm, norm, rotary, weight_norm};
 use crate::Error;
 use candle_core::{DType, Device, Tensor, Var};
@@ -53,7 +53,7 @@ fn a_frozen_filter_passes_gradients_on() {
         check_op(
             &mut rng,
             [xs],
-            |[xs]| filter.apply(xs),
+            |[xs]| filter.apply(xs.clone().into())?.into_tensor(),
             |[xs]| {
                 let dtype = xs.dtype();
                 let rows = weight.permute((2, 1, 0))?.reshape((geometry.kernel * c_in, c_out))?;
@@ -77,13 +77,18 @@ fn a_filter_gives_the_same_bits_live_and_fixed() {
     ];
     for (form, geometry, dims, c_out) in forms {
         let (weight, bias, xs) = (rng.tensor(&dims), rng.tensor(&[c_out]), rng.tensor(&[2, 9, 4]));
-        let fixed = Filter::new(form, geometry, &weight, Some(&bias)).unwrap().apply(&xs).unwrap();
+        let apply = |filter: &Filter, xs: Steps| filter.apply(xs).unwrap().into_tensor().unwrap();
+        let fixed = Filter::new(form, geometry, &weight, Some(&bias)).unwrap();
+        let floats = xs.flatten_all().unwrap().to_vec1().unwrap();
+        let floats = apply(&fixed, Steps::new(&floats, [2, 9, 4], &Device::Cpu).unwrap());
+        let fixed = apply(&fixed, xs.clone().into());
+        assert_eq!(bits(&fixed), bits(&floats), "{form:?}");
         let (weight, bias) = (Var::from_tensor(&weight).unwrap(), Var::from_tensor(&bias).unwrap());
         let live = Filter::new(form, geometry, &weight, Some(&bias)).unwrap();
-        assert_eq!(bits(&fixed), bits(&live.apply(&xs).unwrap()), "{form:?}");
+        assert_eq!(bits(&fixed), bits(&apply(&live, xs.clone().into())), "{form:?}");
         // An optimizer's update is seen at once.
         weight.set(&weight.affine(2.0, 0.0).unwrap()).unwrap();
-        let moved = values(&live.apply(&xs).unwrap());
+        let moved = values(&apply(&live, xs.into()));
         assert!(moved.iter().zip(values(&fixed)).any(|(x, y)| (x - y).abs() > 0.01), "{form:?} is stale");
     }
 }
