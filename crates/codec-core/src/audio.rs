@@ -80,16 +80,9 @@ impl AudioBuffer {
     /// [`Error::Range`] when the rate or the number of channels is zero,
     /// [`Error::Shape`] when the last sample lacks channels.
     pub fn from_interleaved(spec: AudioSpec, samples: &[f32]) -> Result<Self> {
-        check_spec(spec)?;
-        let n_channels = usize::from(spec.channels);
-        let over = samples.len() % n_channels;
-        if over != 0 {
-            let what = "channels of the last sample";
-            return Err(Error::Shape { what, expected: n_channels, actual: over });
-        }
-        let channels =
-            (0..n_channels).map(|c| samples.iter().skip(c).step_by(n_channels).copied().collect()).collect();
-        Ok(Self { spec, channels })
+        let mut audio = Self::empty(spec)?;
+        audio.append_interleaved(samples)?;
+        Ok(audio)
     }
 
     /// Rate and channels.
@@ -129,11 +122,37 @@ impl AudioBuffer {
 
     /// Samples in `[n_samples, channels]` order.
     pub fn to_interleaved(&self) -> Vec<f32> {
-        let mut out = Vec::with_capacity(self.n_samples() * self.channels.len());
-        for i in 0..self.n_samples() {
-            out.extend(self.channels.iter().map(|c| c[i]));
-        }
+        let mut out = vec![0.0; self.n_samples() * self.channels.len()];
+        self.write_interleaved(0, &mut out);
         out
+    }
+
+    /// Writes samples from `start` on to `out`, `[n, channels]`, as far as they go.
+    pub fn write_interleaved(&self, start: usize, out: &mut [f32]) {
+        let n_channels = self.channels.len();
+        for (channel_idx, channel) in self.channels.iter().enumerate() {
+            let places = out.iter_mut().skip(channel_idx).step_by(n_channels);
+            let samples = channel.get(start..).unwrap_or_default();
+            places.zip(samples).for_each(|(place, sample)| *place = *sample);
+        }
+    }
+
+    /// Appends interleaved samples, `[n_samples, channels]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the last sample lacks channels; nothing is appended then.
+    pub fn append_interleaved(&mut self, samples: &[f32]) -> Result<()> {
+        let n_channels = self.channels.len();
+        check_whole(samples, n_channels)?;
+        for (channel_idx, channel) in self.channels.iter_mut().enumerate() {
+            channel.extend(samples.iter().skip(channel_idx).step_by(n_channels));
+        }
+        Ok(())
+    }
+
+    /// Drops all samples and keeps their memory for others.
+    pub fn clear(&mut self) {
+        self.truncate(0);
     }
 
     /// Copies a range of samples; what lies past the end is left out.
@@ -167,6 +186,13 @@ impl AudioBuffer {
         for channel in &mut self.channels {
             channel.truncate(n_samples);
         }
+    }
+}
+
+fn check_whole(samples: &[f32], n_channels: usize) -> Result<()> {
+    match samples.len() % n_channels.max(1) {
+        0 => Ok(()),
+        over => Err(Error::Shape { what: "channels of the last sample", expected: n_channels, actual: over }),
     }
 }
 

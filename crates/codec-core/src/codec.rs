@@ -106,6 +106,15 @@ pub trait Encoder: Send {
     /// as it was. After any other error the stream is lost.
     fn push(&mut self, audio: &AudioBuffer) -> Result<Codes>;
 
+    /// [`Encoder::push`] that appends to `codes`, whose layout is that of the stream, so that a caller who clears
+    /// and keeps them need not allocate.
+    ///
+    /// # Errors
+    /// As [`Encoder::push`] and [`Codes::append`]; the stream is lost after the latter.
+    fn push_to(&mut self, audio: &AudioBuffer, codes: &mut Codes) -> Result<()> {
+        codes.append(&self.push(audio)?)
+    }
+
     /// Ends the stream and gives the remaining codes.
     ///
     /// # Errors
@@ -122,6 +131,14 @@ pub trait Decoder: Send {
     /// [`crate::Error::Mismatch`] when the layout is not a prefix of the codec's; the stream is
     /// then as it was. After any other error the stream is lost.
     fn push(&mut self, codes: &Codes) -> Result<AudioBuffer>;
+
+    /// [`Decoder::push`] that appends to `audio`, so that a caller who clears and keeps it need not allocate.
+    ///
+    /// # Errors
+    /// As [`Decoder::push`] and [`AudioBuffer::append`]; the stream is lost after the latter.
+    fn push_to(&mut self, codes: &Codes, audio: &mut AudioBuffer) -> Result<()> {
+        audio.append(&self.push(codes)?)
+    }
 
     /// Ends the stream and gives the remaining samples.
     ///

@@ -328,6 +328,68 @@ impl Codes {
         Ok(Self { layout: Arc::clone(&self.layout), n_frames: frames.len(), rows, scales })
     }
 
+    /// Drops all frames and keeps their memory for others.
+    pub fn clear(&mut self) {
+        self.n_frames = 0;
+        self.rows.iter_mut().for_each(Vec::clear);
+        self.scales.clear();
+    }
+
+    /// Appends what `encode` appends to the rows: as many frames to each. For a layout without scales.
+    ///
+    /// # Errors
+    /// Those of `encode`; [`Error::Mismatch`] when the layout has scales, [`Error::Range`] when `self` ends inside
+    /// a block, and as [`Codes::new`] for what was appended. Nothing is appended then.
+    pub fn append_with<E: From<Error>>(
+        &mut self,
+        encode: impl FnOnce(&mut [Vec<u32>]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.layout.scale_frames.is_some() {
+            let (left, right) = (self.layout.to_string(), "a layout without scales".into());
+            return Err(Error::Mismatch { what: "code layout", left, right }.into());
+        }
+        let appended = encode(&mut self.rows).and_then(|()| Ok(self.check_appended()?));
+        match appended {
+            Ok(n_frames) => self.n_frames = n_frames,
+            Err(_) => {
+                for (row, spec) in self.rows.iter_mut().zip(&self.layout.codebooks) {
+                    row.truncate(self.n_frames / spec.stride as usize);
+                }
+            }
+        }
+        appended.map(drop)
+    }
+
+    /// The number of frames, if all rows agree about it and their new codes are below their sizes.
+    fn check_appended(&self) -> Result<usize> {
+        let frames_of = |row: &Vec<u32>, c: &CodebookSpec| row.len().checked_mul(c.stride as usize);
+        let first = self.rows.first().zip(self.layout.codebooks.first());
+        let n_frames = first.and_then(|(row, spec)| frames_of(row, spec)).ok_or(too_many_frames())?;
+        for (codebook_idx, (row, spec)) in self.rows.iter().zip(&self.layout.codebooks).enumerate() {
+            let start = self.n_frames / spec.stride as usize;
+            if frames_of(row, spec) != Some(n_frames) || row.len() < start {
+                let expected = n_frames / spec.stride as usize;
+                return Err(Error::Shape { what: "codes of a row", expected, actual: row.len() });
+            }
+            if let Some(position) = row[start..].iter().position(|&code| code >= spec.size) {
+                let (position, size) = (start + position, spec.size);
+                return Err(Error::Code { codebook_idx, position, code: row[position], size });
+            }
+        }
+        self.check_can_grow(n_frames - self.n_frames)?;
+        Ok(n_frames)
+    }
+
+    /// Fails when frames are to follow a block that is not whole.
+    fn check_can_grow(&self, n_more: usize) -> Result<()> {
+        let over = (self.n_frames % self.layout.block_frames as usize) as u64;
+        if over != 0 && n_more > 0 {
+            let what = "frames after the last whole block";
+            return Err(Error::Range { what, min: 0, max: 0, actual: over });
+        }
+        Ok(())
+    }
+
     /// Appends codes of the same layout.
     ///
     /// # Errors
@@ -338,11 +400,7 @@ impl Codes {
             let [left, right] = [&self.layout, &tail.layout].map(|layout| layout.to_string());
             return Err(Error::Mismatch { what: "code layout", left, right });
         }
-        let over = (self.n_frames % self.layout.block_frames as usize) as u64;
-        if over != 0 && !tail.is_empty() {
-            let what = "frames after the last whole block";
-            return Err(Error::Range { what, min: 0, max: 0, actual: over });
-        }
+        self.check_can_grow(tail.n_frames)?;
         let n_frames = self.n_frames.checked_add(tail.n_frames).ok_or(too_many_frames())?;
         for (row, more) in self.rows.iter_mut().zip(&tail.rows) {
             row.extend_from_slice(more);

@@ -4,7 +4,7 @@
 //! The entry that is nearest at one stage need not leave what the next stages code best. Any decoder reads the
 //! codes: only the search differs.
 
-use crate::codes::{CodeLayout, Codes};
+use crate::codes::CodeLayout;
 use crate::error::{Error, Result};
 use crate::quantizer::blocks::{encode_blocks, grown};
 use crate::quantizer::vq::{self, DistanceRow};
@@ -119,14 +119,15 @@ impl Quantizer for BeamRvq {
         self.rvq.dim()
     }
 
-    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
-        encode_blocks(self.layout(), self.dim(), latents, n_codebooks, |scratch, xs, codes| {
+    fn encode_to(&self, latents: Latents<'_>, rows: &mut [Vec<u32>]) -> Result<()> {
+        let n_codebooks = rows.len();
+        encode_blocks(self.layout(), self.dim(), latents, rows, |scratch, xs, codes| {
             self.encode_block(scratch, n_codebooks, xs, codes)
         })
     }
 
-    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
-        self.rvq.decode(codes)
+    fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        self.rvq.decode_to(rows, out)
     }
 }
 

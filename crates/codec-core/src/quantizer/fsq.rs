@@ -1,6 +1,6 @@
 //! Finite scalar quantization: each value is rounded to one of a few levels; no codebook to search.
 
-use crate::codes::{CodeLayout, CodebookSpec, Codes, MAX_CODEBOOK_SIZE};
+use crate::codes::{CodeLayout, CodebookSpec, MAX_CODEBOOK_SIZE};
 use crate::error::{Error, Result};
 use crate::quantizer::blocks::{decode_blocks, encode_blocks, grown};
 use crate::quantizer::{Latents, Projections, Quantizer};
@@ -128,14 +128,14 @@ impl Quantizer for Fsq {
         self.projections.as_ref().map_or(self.grid.len(), |p| p.input().n_in())
     }
 
-    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
-        encode_blocks(&self.layout, self.dim(), latents, n_codebooks, |bounded, xs, codes| {
+    fn encode_to(&self, latents: Latents<'_>, rows: &mut [Vec<u32>]) -> Result<()> {
+        encode_blocks(&self.layout, self.dim(), latents, rows, |bounded, xs, codes| {
             self.encode_block(bounded, xs, codes)
         })
     }
 
-    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
-        decode_blocks(&self.layout, self.dim(), codes, |points, rows, out| {
+    fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        decode_blocks(&self.layout, self.dim(), rows, out, |points, rows, out| {
             rows.iter().try_for_each(|row| self.decode_block(points, row, out))
         })
     }
@@ -198,6 +198,7 @@ fn tan(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Codes;
     use crate::quantizer::Projection;
     use crate::quantizer::testing::{check_hostile, check_laws, hostile_f32, hostile_size, noise};
     use proptest::prelude::*;

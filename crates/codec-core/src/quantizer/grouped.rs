@@ -1,8 +1,8 @@
 //! Grouped quantization: the latent's values are dealt out in runs, one quantizer for each run.
 
-use crate::codes::{CodeLayout, Codes};
+use crate::codes::CodeLayout;
 use crate::error::{Error, Result};
-use crate::quantizer::{Latents, Quantizer, check_codes, check_latents, zeros};
+use crate::quantizer::{Latents, Quantizer, check_latents, check_rows, with_rows, zeros};
 
 /// One quantizer for each group of consecutive values; `Grouped<Rvq>` is grouped RVQ.
 ///
@@ -86,11 +86,10 @@ impl<Q: Quantizer> Quantizer for Grouped<Q> {
         self.dim
     }
 
-    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
-        check_latents(&self.layout, self.dim, latents, n_codebooks)?;
-        let mut rows = vec![Vec::new(); n_codebooks];
+    fn encode_to(&self, latents: Latents<'_>, rows: &mut [Vec<u32>]) -> Result<()> {
+        check_latents(&self.layout, self.dim, latents, rows.len())?;
         let mut of_group = Vec::new();
-        for (group, values, codebooks) in self.parts(n_codebooks) {
+        for (group, values, codebooks) in self.parts(rows.len()) {
             if codebooks.is_empty() {
                 continue;
             }
@@ -99,28 +98,30 @@ impl<Q: Quantizer> Quantizer for Grouped<Q> {
                 .data()
                 .chunks_exact(self.dim)
                 .for_each(|row| of_group.extend_from_slice(&row[values.clone()]));
-            let codes = group.encode(Latents::new(&of_group, group.dim())?, codebooks.len())?;
-            for (codebook_idx, row) in codebooks.into_iter().zip(codes.into_rows()) {
+            let mut codes: Vec<_> = codebooks.iter().map(|&k| std::mem::take(&mut rows[k])).collect();
+            group.encode_to(Latents::new(&of_group, group.dim())?, &mut codes)?;
+            for (codebook_idx, row) in codebooks.into_iter().zip(codes) {
                 rows[codebook_idx] = row;
             }
         }
-        Codes::new(self.layout.truncated(n_codebooks)?, rows)
+        Ok(())
     }
 
-    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
-        check_codes(&self.layout, codes)?;
-        let mut out = zeros("decoded latents", codes.n_frames(), self.dim)?;
-        for (group, values, codebooks) in self.parts(codes.n_codebooks()) {
+    fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        check_rows(&self.layout, self.dim, rows, out)?;
+        out.fill(0.0);
+        let n_frames = out.len() / self.dim;
+        for (group, values, codebooks) in self.parts(rows.len()) {
             if codebooks.is_empty() {
                 continue;
             }
-            let rows = codebooks.iter().filter_map(|&k| codes.row(k)).map(<[u32]>::to_vec).collect();
-            let decoded = group.decode(&Codes::new(group.layout().truncated(codebooks.len())?, rows)?)?;
+            let mut decoded = zeros("decoded latents", n_frames, group.dim())?;
+            with_rows(codebooks.iter().map(|&k| rows[k]), |rows| group.decode_to(rows, &mut decoded))?;
             for (row, part) in out.chunks_exact_mut(self.dim).zip(decoded.chunks_exact(values.len())) {
                 row[values.clone()].copy_from_slice(part);
             }
         }
-        Ok(out)
+        Ok(())
     }
 }
 

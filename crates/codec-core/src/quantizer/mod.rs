@@ -33,7 +33,7 @@ pub use rvq::Rvq;
 pub use split::SplitRvq;
 pub use vq::Vq;
 
-use crate::codes::{CodeLayout, Codes};
+use crate::codes::{CodeLayout, Codes, MAX_CODEBOOKS};
 use crate::error::{Error, Result};
 use std::fmt::Debug;
 
@@ -97,22 +97,67 @@ pub trait Quantizer: Debug + Send + Sync {
     /// Values per latent.
     fn dim(&self) -> usize;
 
-    /// Codes of the first `n_codebooks` codebooks. Ties go to the lowest index.
+    /// Codes latents with the first codebooks, as many as there are `rows`, and appends its codes to each row. Ties
+    /// go to the lowest index.
+    ///
+    /// For few frames it allocates nothing but the rows, once it has coded as many before on this thread.
     ///
     /// # Errors
-    /// [`Error::Range`] when `n_codebooks` is not in 1..=`layout().n_codebooks()`,
+    /// [`Error::Range`] when the number of rows is not in 1..=`layout().n_codebooks()`,
     /// [`Error::Shape`] when the latents' dimension is not [`Quantizer::dim`] or the frames are not
-    /// a multiple of [`CodeLayout::stride_frames`], [`Error::NotFinite`] when a latent is not finite.
-    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes>;
+    /// a multiple of [`CodeLayout::stride_frames`], [`Error::NotFinite`] when a latent is not finite. What the rows
+    /// hold then is not said.
+    fn encode_to(&self, latents: Latents<'_>, rows: &mut [Vec<u32>]) -> Result<()>;
+
+    /// Writes the latents of codes to `out`; any prefix of the codebooks.
+    ///
+    /// # Shapes
+    /// `rows`: `[n_frames / stride]` for each codebook; `out`: `[n_frames, dim]`, written whole.
+    ///
+    /// # Errors
+    /// [`Error::Range`] when the number of rows is not in 1..=`layout().n_codebooks()`, [`Error::Shape`] when a
+    /// row has another length, [`Error::Code`] when a code is not below its codebook's size.
+    fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()>;
+
+    /// Codes of the first `n_codebooks` codebooks.
+    ///
+    /// # Errors
+    /// As [`Quantizer::encode_to`].
+    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
+        let layout = self.layout().truncated(n_codebooks)?;
+        let mut rows = vec![Vec::new(); n_codebooks];
+        self.encode_to(latents, &mut rows)?;
+        Codes::new(layout, rows)
+    }
 
     /// Latents of the codes, `[n_frames, dim]`; any prefix of the codebooks.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when the codes' layout is not a prefix of this quantizer's.
-    fn decode(&self, codes: &Codes) -> Result<Vec<f32>>;
+    /// [`Error::Mismatch`] when the codes' layout is not a prefix of this quantizer's, [`Error::Memory`] when there
+    /// is not that much memory.
+    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
+        if !codes.layout().is_prefix_of(self.layout()) {
+            let [left, right] = [codes.layout().as_ref(), self.layout()].map(ToString::to_string);
+            return Err(Error::Mismatch { what: "code layout", left, right });
+        }
+        let mut out = zeros("decoded latents", codes.n_frames(), self.dim())?;
+        with_rows(codes.rows(), |rows| self.decode_to(rows, &mut out))?;
+        Ok(out)
+    }
 }
 
-/// Checks what [`Quantizer::encode`] promises to refuse.
+/// Hands rows of codes, at most [`MAX_CODEBOOKS`], to `f` as a slice that nothing was allocated for.
+pub fn with_rows<'a, R>(rows: impl Iterator<Item = &'a [u32]>, f: impl FnOnce(&[&'a [u32]]) -> R) -> R {
+    let mut slice: [&[u32]; MAX_CODEBOOKS] = [&[]; MAX_CODEBOOKS];
+    let mut n_rows = 0;
+    for (place, row) in slice.iter_mut().zip(rows) {
+        *place = row;
+        n_rows += 1;
+    }
+    f(&slice[..n_rows])
+}
+
+/// Checks what [`Quantizer::encode_to`] promises to refuse.
 fn check_latents(layout: &CodeLayout, dim: usize, latents: Latents<'_>, n_codebooks: usize) -> Result<()> {
     layout.check_n_codebooks(n_codebooks)?;
     if latents.dim() != dim {
@@ -126,11 +171,18 @@ fn check_latents(layout: &CodeLayout, dim: usize, latents: Latents<'_>, n_codebo
     check_finite("latents", latents.data())
 }
 
-/// Checks what [`Quantizer::decode`] promises to refuse.
-fn check_codes(layout: &CodeLayout, codes: &Codes) -> Result<()> {
-    if !codes.layout().is_prefix_of(layout) {
-        let [left, right] = [codes.layout().as_ref(), layout].map(ToString::to_string);
-        return Err(Error::Mismatch { what: "code layout", left, right });
+/// Checks what [`Quantizer::decode_to`] promises to refuse.
+fn check_rows(layout: &CodeLayout, dim: usize, rows: &[&[u32]], out: &[f32]) -> Result<()> {
+    layout.check_n_codebooks(rows.len())?;
+    let n_frames = Latents::new(out, dim)?.n_frames();
+    for (codebook_idx, (row, spec)) in rows.iter().zip(layout.codebooks()).enumerate() {
+        if row.len().checked_mul(spec.stride as usize) != Some(n_frames) {
+            let expected = n_frames / spec.stride as usize;
+            return Err(Error::Shape { what: "codes of a row", expected, actual: row.len() });
+        }
+        if let Some(position) = row.iter().position(|&code| code >= spec.size) {
+            return Err(Error::Code { codebook_idx, position, code: row[position], size: spec.size });
+        }
     }
     Ok(())
 }

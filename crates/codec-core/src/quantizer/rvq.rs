@@ -1,6 +1,6 @@
 //! Residual vector quantization: each stage codes what the stages before it left over.
 
-use crate::codes::{CodeLayout, CodebookSpec, Codes};
+use crate::codes::{CodeLayout, CodebookSpec};
 use crate::error::{Error, Result};
 use crate::quantizer::blocks::{decode_blocks, encode_blocks, grown};
 use crate::quantizer::{Distance, Latents, Projections, Quantizer, Vq, vq};
@@ -183,14 +183,15 @@ impl Quantizer for Rvq {
         self.projections.as_ref().map_or(self.inner_dim, |p| p.input().n_in())
     }
 
-    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
-        encode_blocks(&self.layout, self.dim(), latents, n_codebooks, |scratch, xs, codes| {
+    fn encode_to(&self, latents: Latents<'_>, rows: &mut [Vec<u32>]) -> Result<()> {
+        let n_codebooks = rows.len();
+        encode_blocks(&self.layout, self.dim(), latents, rows, |scratch, xs, codes| {
             self.encode_block(scratch, n_codebooks, xs, codes)
         })
     }
 
-    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
-        decode_blocks(&self.layout, self.dim(), codes, |scratch, rows, out| {
+    fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        decode_blocks(&self.layout, self.dim(), rows, out, |scratch, rows, out| {
             self.decode_block(scratch, rows, out)
         })
     }
@@ -234,6 +235,7 @@ fn for_each_frame(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Codes;
     use crate::quantizer::Projection;
     use crate::quantizer::testing::{
         brute_force, check_hostile, check_laws, float_error, hostile_f32, hostile_size, noise,

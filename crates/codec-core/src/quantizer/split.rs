@@ -1,8 +1,9 @@
 //! Split residual vector quantization: two stacks that code the same latents (Mimi).
 
-use crate::codes::{CodeLayout, Codes};
+use crate::codes::CodeLayout;
 use crate::error::{Error, Result};
-use crate::quantizer::{Latents, Quantizer, Rvq, check_codes, check_latents};
+use crate::quantizer::blocks::{grown, with_scratch};
+use crate::quantizer::{Latents, Quantizer, Rvq, check_latents};
 
 /// A semantic and an acoustic stack, side by side; their outputs are summed.
 ///
@@ -53,27 +54,27 @@ impl Quantizer for SplitRvq {
         self.semantic.dim()
     }
 
-    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
-        check_latents(&self.layout, self.dim(), latents, n_codebooks)?;
-        let n_semantic = self.semantic.layout().n_codebooks().min(n_codebooks);
-        let mut rows = self.semantic.encode(latents, n_semantic)?.into_rows();
-        if n_codebooks > n_semantic {
-            rows.append(&mut self.acoustic.encode(latents, n_codebooks - n_semantic)?.into_rows());
-        }
-        Codes::new(self.layout.truncated(n_codebooks)?, rows)
+    fn encode_to(&self, latents: Latents<'_>, rows: &mut [Vec<u32>]) -> Result<()> {
+        check_latents(&self.layout, self.dim(), latents, rows.len())?;
+        let n_semantic = self.semantic.layout().n_codebooks().min(rows.len());
+        let (semantic, acoustic) = rows.split_at_mut(n_semantic);
+        self.semantic.encode_to(latents, semantic)?;
+        if acoustic.is_empty() { Ok(()) } else { self.acoustic.encode_to(latents, acoustic) }
     }
 
-    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
-        check_codes(&self.layout, codes)?;
-        let n_semantic = self.semantic.layout().n_codebooks().min(codes.n_codebooks());
-        let mut out = self.semantic.decode(&codes.truncated(n_semantic)?)?;
-        if codes.n_codebooks() > n_semantic {
-            let layout = self.acoustic.layout().truncated(codes.n_codebooks() - n_semantic)?;
-            let rows = codes.rows().skip(n_semantic).map(<[u32]>::to_vec).collect();
-            let acoustic = self.acoustic.decode(&Codes::new(layout, rows)?)?;
-            out.iter_mut().zip(&acoustic).for_each(|(sum, x)| *sum += x);
+    fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        self.layout.check_n_codebooks(rows.len())?;
+        let (semantic, acoustic) = rows.split_at(self.semantic.layout().n_codebooks().min(rows.len()));
+        self.semantic.decode_to(semantic, out)?;
+        if acoustic.is_empty() {
+            return Ok(());
         }
-        Ok(out)
+        with_scratch(|more: &mut Vec<f32>| {
+            let more = grown(more, out.len());
+            self.acoustic.decode_to(acoustic, more)?;
+            out.iter_mut().zip(more).for_each(|(sum, x)| *sum += *x);
+            Ok(())
+        })
     }
 }
 

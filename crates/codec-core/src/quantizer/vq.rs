@@ -3,7 +3,7 @@
 //! Deviation: DAC forms `z + (q - z)` in its forward pass, to let gradients through, and so hands
 //! on `q` with a rounding error; here a decoded latent is the entry itself.
 
-use crate::codes::{CodeLayout, CodebookSpec, Codes, MAX_CODEBOOK_SIZE};
+use crate::codes::{CodeLayout, CodebookSpec, MAX_CODEBOOK_SIZE};
 use crate::error::Result;
 use crate::quantizer::blocks::{decode_blocks, encode_blocks, grown};
 use crate::quantizer::{Distance, Latents, Projections, Quantizer, check_finite};
@@ -195,14 +195,14 @@ impl Quantizer for Vq {
         self.projections.as_ref().map_or(self.codebook_dim, |p| p.input().n_in())
     }
 
-    fn encode(&self, latents: Latents<'_>, n_codebooks: usize) -> Result<Codes> {
-        encode_blocks(&self.layout, self.dim(), latents, n_codebooks, |scratch, xs, codes| {
+    fn encode_to(&self, latents: Latents<'_>, rows: &mut [Vec<u32>]) -> Result<()> {
+        encode_blocks(&self.layout, self.dim(), latents, rows, |scratch, xs, codes| {
             self.encode_rows(scratch, xs, codes)
         })
     }
 
-    fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
-        decode_blocks(&self.layout, self.dim(), codes, |scratch, rows, out| {
+    fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        decode_blocks(&self.layout, self.dim(), rows, out, |scratch, rows, out| {
             rows.iter().try_for_each(|row| self.decode_rows(scratch, row, out))
         })
     }
@@ -344,6 +344,7 @@ fn codebook_size(entries: Latents<'_>) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Codes;
     use crate::error::Error;
     use crate::quantizer::testing::{
         brute_force, check_hostile, check_laws, float_error, hostile_f32, hostile_size, noise,

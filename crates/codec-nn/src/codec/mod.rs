@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::layers::{DynLayer, Flow, Steps};
 use crate::quantizer::QuantizerNet;
 use candle_core::Device;
-use codec_core::quantizer::{Latents, Quantizer};
+use codec_core::quantizer::{Latents, Quantizer, with_rows};
 use codec_core::{AudioBuffer, Codec, CodecInfo, Codes, Decoder, Encoder, Error};
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -100,7 +101,9 @@ impl Codec for NetCodec {
         clips.iter().try_for_each(|clip| self.check_audio(clip))?;
         in_batches(clips, AudioBuffer::n_samples, |batch| {
             let mut stream = stream::EncoderBatch::new(self, pipeline, layout.clone(), batch.len());
-            Ok(stream.step(batch, true)?)
+            let mut codes = vec![stream.nothing(); batch.len()];
+            stream.step(batch, true, &mut codes)?;
+            Ok(codes)
         })
     }
 
@@ -111,7 +114,9 @@ impl Codec for NetCodec {
         clips.iter().try_for_each(|clip| self.check_codes(clip))?;
         in_batches(clips, Codes::n_frames, |batch| {
             let mut stream = stream::DecoderBatch::new(self, batch.len());
-            Ok(stream.step(batch, true)?)
+            let mut audio = vec![AudioBuffer::empty(self.info.audio)?; batch.len()];
+            stream.step(batch, true, &mut audio)?;
+            Ok(audio)
         })
     }
 }
@@ -158,65 +163,62 @@ impl NetCodec {
         Err(Error::Mismatch { what: "code layout", left, right })
     }
 
-    /// Clips of one length side by side, `[batch, n_samples, channels]`; none when they are empty.
-    fn steps_of(&self, clips: &[AudioBuffer]) -> Result<Option<Steps>> {
-        let n_clips = clips.len();
-        let mut steps = Vec::new();
-        for clip in clips {
-            steps.append(&mut clip.to_interleaved());
-        }
+    /// Samples of clips side by side, `[batch, n_samples, channels]`; none where the range is empty.
+    fn steps_of(&self, clips: &[impl Borrow<AudioBuffer>], samples: Range<usize>) -> Result<Option<Steps>> {
         let channels = usize::from(self.info.audio.channels);
-        let n_samples = steps.len() / (n_clips * channels).max(1);
-        if n_samples == 0 {
+        if samples.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Steps::new(&steps, [n_clips, n_samples, channels], &self.device)?))
+        let steps = Steps::new([clips.len(), samples.len(), channels], &self.device, |out| {
+            for (clip, out) in clips.iter().zip(out.chunks_exact_mut(samples.len() * channels)) {
+                clip.borrow().write_interleaved(samples.start, out);
+            }
+            Ok(())
+        });
+        steps.map(Some)
     }
 
-    /// Quantizes `[batch, n_frames, dim]`: per item the rows of codes.
-    fn quantize(
-        &self,
-        latents: Option<Steps>,
-        n_items: usize,
-        n_codebooks: usize,
-    ) -> Result<Vec<Vec<Vec<u32>>>> {
-        let Some(latents) = latents else {
-            return Ok(vec![vec![Vec::new(); n_codebooks]; n_items]);
-        };
+    /// Quantizes `[batch, n_frames, dim]` and appends the codes of each item.
+    fn quantize(&self, latents: Option<Steps>, items: &mut [Codes]) -> Result<()> {
+        let Some(latents) = latents else { return Ok(()) };
         let (_, n_frames, dim) = latents.dims3()?;
-        let rows = |item: &[f32]| -> Result<Vec<Vec<u32>>> {
-            let codes = self.quantizer.encode(Latents::new(item, dim)?, n_codebooks)?;
-            Ok(codes.rows().map(<[u32]>::to_vec).collect())
-        };
-        latents.read(|latents| latents.chunks_exact(n_frames * dim).map(rows).collect())
+        latents.read(|latents| {
+            let mut items = latents.chunks_exact(n_frames * dim).zip(items);
+            items.try_for_each(|(latents, codes)| {
+                let latents = Latents::new(latents, dim)?;
+                Ok(codes.append_with(|rows| self.quantizer.encode_to(latents, rows))?)
+            })
+        })
     }
 
-    /// Latents of rows of codes of one length, `[batch, n_frames, dim]`; none when they are empty.
-    fn latents_of(&self, items: Vec<Vec<Vec<u32>>>) -> Result<Option<Steps>> {
-        let n_items = items.len();
-        let mut latents = Vec::new();
-        for rows in items {
-            let layout = self.quantizer.layout().truncated(rows.len())?;
-            latents.append(&mut self.quantizer.decode(&Codes::new(layout, rows)?)?);
-        }
+    /// Latents of items of `n_frames`, `[batch, n_frames, dim]`; none where there are no frames.
+    ///
+    /// `rows` gives the rows of codes of an item.
+    fn latents_of<'c, R: Iterator<Item = &'c [u32]>>(
+        &self,
+        n_items: usize,
+        n_frames: usize,
+        rows: impl Fn(usize) -> R,
+    ) -> Result<Option<Steps>> {
         let dim = self.quantizer.dim();
-        let n_frames = latents.len() / (n_items * dim).max(1);
-        if n_frames == 0 {
+        if n_items * n_frames == 0 {
             return Ok(None);
         }
-        Ok(Some(Steps::new(&latents, [n_items, n_frames, dim], &self.device)?))
+        let latents = Steps::new([n_items, n_frames, dim], &self.device, |out| {
+            for (item_idx, out) in out.chunks_exact_mut(n_frames * dim).enumerate() {
+                with_rows(rows(item_idx), |rows| self.quantizer.decode_to(rows, out))?;
+            }
+            Ok(())
+        });
+        latents.map(Some)
     }
 
-    /// Splits `[batch, n_samples, channels]` into planar clips.
-    fn audio_of(&self, steps: Option<Steps>, n_items: usize) -> Result<Vec<AudioBuffer>> {
-        let spec = self.info.audio;
-        let Some(steps) = steps else {
-            return Ok(vec![AudioBuffer::empty(spec)?; n_items]);
-        };
+    /// Appends `[batch, n_samples, channels]` to planar clips.
+    fn append_audio(&self, steps: Option<Steps>, clips: &mut [AudioBuffer]) -> Result<()> {
+        let Some(steps) = steps else { return Ok(()) };
         steps.read(|samples| {
-            let clips = samples.chunks_exact((samples.len() / n_items.max(1)).max(1));
-            let clips = clips.map(|clip| AudioBuffer::from_interleaved(spec, clip));
-            Ok(clips.collect::<codec_core::Result<_>>()?)
+            let items = samples.chunks_exact((samples.len() / clips.len().max(1)).max(1));
+            Ok(clips.iter_mut().zip(items).try_for_each(|(clip, item)| clip.append_interleaved(item))?)
         })
     }
 }

@@ -412,8 +412,7 @@ mod tests {
 
     /// As a tensor, and as a codec's streams have them.
     fn both_kinds(xs: &candle_core::Tensor) -> [Steps; 2] {
-        let values = xs.flatten_all().unwrap().to_vec1().unwrap();
-        [xs.clone().into(), Steps::new(&values, xs.dims3().unwrap().into(), xs.device()).unwrap()]
+        [xs.clone().into(), Steps::floats_of(xs)]
     }
 
     #[test]
@@ -462,7 +461,10 @@ mod tests {
         net.insert(4, conv(&mut rng, 5, 5, 1, 1));
         let pipeline = cut(net, &mut rng);
         let xs = rng.tensor(&[1, 200, CHANNELS]);
-        assert!(matches!(pipeline.step(&mut pipeline.init(), Some(xs.into()), true), Err(Error::Shape { .. })));
+        assert!(matches!(
+            pipeline.step(&mut pipeline.init(), Some(xs.into()), true),
+            Err(Error::Shape { .. })
+        ));
     }
 
     #[test]

@@ -85,10 +85,16 @@ impl<'a> EncoderStream<'a> {
         let scales: Vec<f32> = segments.iter().map(loudness).collect();
         let normalized = segments.iter().zip(&scales).map(|(segment, scale)| scaled(segment, |x| x / scale));
         let normalized = normalized.collect::<codec_core::Result<Vec<_>>>()?;
-        let steps = self.codec.steps_of(&normalized)?;
+        let n_samples = normalized.first().map_or(0, AudioBuffer::n_samples);
+        let steps = self.codec.steps_of(&normalized, 0..n_samples)?;
         let latents = self.pipeline.step(&mut self.pipeline.init(), steps, true)?;
-        let items = self.codec.quantize(latents, segments.len(), self.layout.n_codebooks())?;
-        let codes = |(rows, scale)| Codes::with_scales(Arc::clone(&self.layout), rows, vec![scale]);
+        // The quantizer knows of no scales.
+        let plain = CodeLayout::new(self.layout.codebooks().to_vec())?;
+        let mut items = vec![Codes::empty(plain); segments.len()];
+        self.codec.quantize(latents, &mut items)?;
+        let codes = |(codes, scale): (Codes, f32)| {
+            Codes::with_scales(Arc::clone(&self.layout), codes.into_rows(), vec![scale])
+        };
         Ok(items.into_iter().zip(scales).map(codes).collect::<codec_core::Result<_>>()?)
     }
 }
@@ -136,13 +142,13 @@ impl<'a> DecoderStream<'a> {
         let whole = codes.n_frames() / n_frames;
         let (whole, rest) = segments.split_at(whole);
         for ranges in whole.chunks(MAX_BATCH).chain(rest.chunks(1)) {
-            let rows = |range: &std::ops::Range<usize>| -> Vec<_> {
-                codes.rows().map(|row| row[range.clone()].to_vec()).collect()
-            };
-            let latents = self.codec.latents_of(ranges.iter().map(rows).collect())?;
+            let rows = |idx: usize| codes.rows().map(move |row| &row[ranges[idx].clone()]);
+            let n_frames = ranges.first().map_or(0, ExactSizeIterator::len);
+            let latents = self.codec.latents_of(ranges.len(), n_frames, rows)?;
             let decoder = &self.codec.decoder;
             let steps = decoder.step(&mut decoder.init(), latents, true)?;
-            let decoded = self.codec.audio_of(steps, ranges.len())?;
+            let mut decoded = vec![AudioBuffer::empty(spec)?; ranges.len()];
+            self.codec.append_audio(steps, &mut decoded)?;
             for (range, segment) in ranges.iter().zip(decoded) {
                 let scale = codes.scales().get(range.start / n_frames).copied().unwrap_or(1.0);
                 let joined = self.overlap.add(&scaled(&segment, |y| y * scale)?);

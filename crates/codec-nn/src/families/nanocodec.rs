@@ -17,8 +17,8 @@ use super::Family;
 use crate::codec::NetCodec;
 use crate::error::{Error, Result};
 use crate::layers::{
-    Activation, ChannelScale, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, FillBlocks, Layer, Steps,
-    Padding, Residual, SumGroups, Unary,
+    Activation, ChannelScale, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, FillBlocks, Layer,
+    Padding, Residual, Steps, SumGroups, Unary,
 };
 use crate::weights::{Checkpoint, Weights};
 use candle_core::{Device, Tensor};

@@ -22,10 +22,7 @@ impl Kind {
     fn steps(self, xs: &Tensor) -> Steps {
         match self {
             Self::Tensors => xs.clone().into(),
-            Self::Floats => {
-                let values = xs.flatten_all().unwrap().to_vec1().unwrap();
-                Steps::new(&values, xs.dims3().unwrap().into(), xs.device()).unwrap()
-            }
+            Self::Floats => Steps::floats_of(xs),
         }
     }
 }

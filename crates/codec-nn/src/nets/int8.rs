@@ -314,7 +314,11 @@ impl Layer for ConvTranspose8 {
         if end {
             if let Some(waiting) = &state.waiting {
                 let name = "steps of the last frame".into();
-                return Err(Error::Shape { name, expected: vec![self.n_in], actual: vec![waiting.n_steps()?] });
+                return Err(Error::Shape {
+                    name,
+                    expected: vec![self.n_in],
+                    actual: vec![waiting.n_steps()?],
+                });
             }
             *state = self.init();
         }

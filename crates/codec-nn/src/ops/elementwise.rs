@@ -101,9 +101,7 @@ impl Steps {
     /// See [`snake`].
     pub(crate) fn snake(self, alpha: &Tensor) -> Result<Self> {
         let floats = |xs: Floats| {
-            on_values(&alpha.contiguous()?, |alpha| {
-                xs.map(|xs, out| codec_kernels::snake(xs, alpha, out))
-            })
+            on_values(&alpha.contiguous()?, |alpha| xs.map(|xs, out| codec_kernels::snake(xs, alpha, out)))
         };
         self.by([alpha], floats, |xs| snake(xs, alpha))
     }

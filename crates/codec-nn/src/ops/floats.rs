@@ -374,8 +374,7 @@ mod tests {
     fn runs_are_joined_in_place_where_there_is_room() {
         for (batch, n_past, is_shared) in [(1, 6, false), (1, 6, true), (1, 5000, false), (3, 6, false)] {
             let (past, steps) = (counted([batch, n_past, 4]), counted([batch, 9, 4]));
-            let want: Vec<f32> =
-                (0..batch).flat_map(|i| [past.item(i), steps.item(i)].concat()).collect();
+            let want: Vec<f32> = (0..batch).flat_map(|i| [past.item(i), steps.item(i)].concat()).collect();
             let (place, copy) = (steps.item(0).as_ptr(), is_shared.then(|| steps.clone()));
             let joined = steps.after([past].iter()).unwrap();
             assert_eq!(joined.dims(), [batch, n_past + 9, 4]);

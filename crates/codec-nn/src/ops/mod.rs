@@ -27,8 +27,8 @@ pub(crate) mod testing;
 mod tests;
 mod weight_norm;
 
-pub use attention::Sight;
 pub(crate) use attention::Past;
+pub use attention::Sight;
 use combine::add;
 pub(crate) use conv::Geometry;
 pub(crate) use elementwise::{snake, unary};
@@ -38,8 +38,8 @@ pub use lstm::LstmState;
 pub(crate) use lstm::Recurrent;
 pub(crate) use norm::group_norm;
 pub use precision::Precision;
-pub use steps::Steps;
 pub(crate) use precision::{load_both, with_precision};
+pub use steps::Steps;
 pub(crate) use weight_norm::{fold as fold_weight_norm, row_norms, weight_norm};
 
 use crate::{Error, Result};

@@ -31,16 +31,28 @@ impl From<Floats> for Steps {
 }
 
 impl Steps {
-    /// The `values` of a stream on `device`.
-    ///
-    /// # Shapes
-    /// `values`: as many as `dims` say, `[batch, time, channels]`.
+    /// Steps of a stream on `device`, `[batch, time, channels]`, whose values `fill` writes, all of them.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another number of values, and what the tensor library fails with.
-    pub fn new(values: &[f32], dims: [usize; 3], device: &Device) -> Result<Self> {
-        let steps = Floats::copied(values, dims)?;
-        if device.is_cpu() { Ok(steps.into()) } else { Ok(Tensor::from_slice(values, &dims, device)?.into()) }
+    /// Those of `fill`, and what the tensor library fails with.
+    pub(crate) fn new(
+        dims: [usize; 3],
+        device: &Device,
+        fill: impl FnOnce(&mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        if device.is_cpu() {
+            return Ok(Floats::new(dims, fill)?.into());
+        }
+        let mut values = vec![0.0; dims.iter().product()];
+        fill(&mut values)?;
+        Ok(Tensor::from_vec(values, &dims, device)?.into())
+    }
+
+    /// [`Steps::new`] with a copy of the values of a tensor.
+    #[cfg(test)]
+    pub(crate) fn floats_of(xs: &Tensor) -> Self {
+        let dims = xs.dims3().unwrap();
+        on_values(&xs.contiguous().unwrap(), |values| Floats::copied(values, dims.into())).unwrap().into()
     }
 
     /// Batch, time and channels.
@@ -120,7 +132,9 @@ impl Steps {
         tensor: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Self> {
         match self.0 {
-            Kind::Floats(steps) if !weights.iter().any(|weight| weight.track_op()) => Ok(floats(steps)?.into()),
+            Kind::Floats(steps) if !weights.iter().any(|weight| weight.track_op()) => {
+                Ok(floats(steps)?.into())
+            }
             Kind::Floats(_) => self.map_tensor(|steps| tensor(&steps)),
             Kind::Tensor(steps) => Ok(tensor(&steps)?.into()),
         }
@@ -200,9 +214,7 @@ impl Steps {
                 };
                 Floats::new([batch, n, channels], zeros)?.into()
             }
-            Kind::Tensor(steps) => {
-                Tensor::zeros((batch, n, channels), steps.dtype(), steps.device())?.into()
-            }
+            Kind::Tensor(steps) => Tensor::zeros((batch, n, channels), steps.dtype(), steps.device())?.into(),
         })
     }
 

@@ -79,8 +79,7 @@ fn a_filter_gives_the_same_bits_live_and_fixed() {
         let (weight, bias, xs) = (rng.tensor(&dims), rng.tensor(&[c_out]), rng.tensor(&[2, 9, 4]));
         let apply = |filter: &Filter, xs: Steps| filter.apply(xs).unwrap().into_tensor().unwrap();
         let fixed = Filter::new(form, geometry, &weight, Some(&bias)).unwrap();
-        let floats = xs.flatten_all().unwrap().to_vec1().unwrap();
-        let floats = apply(&fixed, Steps::new(&floats, [2, 9, 4], &Device::Cpu).unwrap());
+        let floats = apply(&fixed, Steps::floats_of(&xs));
         let fixed = apply(&fixed, xs.clone().into());
         assert_eq!(bits(&fixed), bits(&floats), "{form:?}");
         let (weight, bias) = (Var::from_tensor(&weight).unwrap(), Var::from_tensor(&bias).unwrap());
