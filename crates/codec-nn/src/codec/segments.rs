@@ -143,8 +143,8 @@ impl<'a> DecoderStream<'a> {
         let (whole, rest) = segments.split_at(whole);
         for ranges in whole.chunks(MAX_BATCH).chain(rest.chunks(1)) {
             let rows = |idx: usize| codes.rows().map(move |row| &row[ranges[idx].clone()]);
-            let n_frames = ranges.first().map_or(0, ExactSizeIterator::len);
-            let latents = self.codec.latents_of(ranges.len(), n_frames, rows)?;
+            let len = ranges.first().map_or(0, ExactSizeIterator::len);
+            let latents = self.codec.latents_of(ranges.len(), len, rows)?;
             let decoder = &self.codec.decoder;
             let steps = decoder.step(&mut decoder.init(), latents, true)?;
             let mut decoded = vec![AudioBuffer::empty(spec)?; ranges.len()];

@@ -28,6 +28,8 @@
 //! - It passes the end mark on, and at the end leaves its state as [`Layer::init`] makes it, so that the
 //!   next stream may begin.
 //! - Arithmetic is an operation of `ops`, which has a gradient; devices part there, not here.
+//! - It gives away what it does not keep and keeps copies ([`Steps`] of a few steps), so that the memory of its
+//!   input serves its output or the next layer's.
 //! - Weights come in PyTorch's layout. Weights that track a gradient are read at each step, others are
 //!   brought into the kernels' form once. A weight that was computed from trained variables is a value of
 //!   the moment of its computation: build the layer anew after the variables change.
