@@ -26,7 +26,7 @@ use crate::{Error, Result};
 /// layer.step(&mut long, Chunk::next(steps(1, 9)?))?;
 /// layer.step(&mut short, Chunk::next(steps(1, 2)?))?;
 /// let mut both = Merge::merge(vec![long, short])?;
-/// let ys = layer.step(&mut both, Chunk::next(steps(2, 1)?))?.steps;
+/// let ys = layer.step(&mut both, Chunk::next(steps(2, 1)?))?.into_tensor()?;
 /// assert_eq!(ys.map(|ys| ys.dims().to_vec()), Some(vec![2, 1, 2]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
