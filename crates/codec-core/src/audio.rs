@@ -286,4 +286,20 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn interleaved_samples_go_both_ways() {
+        let spec = AudioSpec { sample_rate: 8_000, channels: 2 };
+        let mut audio = AudioBuffer::from_interleaved(spec, &[1.0, 2.0]).unwrap();
+        audio.append_interleaved(&[3.0, 4.0, 5.0, 6.0]).unwrap();
+        assert!(matches!(audio.append_interleaved(&[7.0]), Err(Error::Shape { .. })));
+        assert_eq!(audio.to_interleaved(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let mut out = [0.0; 6];
+        audio.write_interleaved(1, &mut out);
+        assert_eq!(out, [3.0, 4.0, 5.0, 6.0, 0.0, 0.0]);
+        audio.write_interleaved(9, &mut out);
+        assert_eq!(out[0], 3.0);
+        audio.clear();
+        assert!(audio.is_empty() && audio.spec() == spec);
+    }
 }

@@ -586,4 +586,36 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn rows_that_were_appended_count_or_are_taken_back() {
+        let layout = CodeLayout::new([2, 1].map(|stride| CodebookSpec { size: 8, stride }).to_vec()).unwrap();
+        let mut codes = Codes::new(layout.clone(), vec![vec![1], vec![2, 3]]).unwrap();
+        let append = |codes: &mut Codes, first: &[u32], second: &[u32]| {
+            codes.append_with::<Error>(|rows| {
+                rows[0].extend_from_slice(first);
+                rows[1].extend_from_slice(second);
+                Ok(())
+            })
+        };
+        append(&mut codes, &[4, 5], &[7, 6, 5, 4]).unwrap();
+        let want = Codes::new(layout, vec![vec![1, 4, 5], vec![2, 3, 7, 6, 5, 4]]).unwrap();
+        assert_eq!(codes, want);
+        assert!(matches!(
+            append(&mut codes, &[8], &[1, 2]),
+            Err(Error::Code { codebook_idx: 0, position: 3, .. })
+        ));
+        assert!(matches!(append(&mut codes, &[1], &[1]), Err(Error::Shape { .. })));
+        let refused = codes.append_with(|rows| {
+            rows[1].push(1);
+            Err(Error::NotFinite { what: "latents", index: 0 })
+        });
+        assert!(matches!(refused, Err(Error::NotFinite { .. })));
+        assert_eq!(codes, want, "nothing is left of what was refused");
+        codes.clear();
+        assert!(codes.is_empty() && codes.rows().all(<[u32]>::is_empty));
+        append(&mut codes, &[], &[]).unwrap();
+        let mut scaled = Codes::empty(CodeLayout::uniform(1, 4).unwrap().with_scales(2).unwrap());
+        assert!(matches!(scaled.append_with::<Error>(|_| Ok(())), Err(Error::Mismatch { .. })));
+    }
 }

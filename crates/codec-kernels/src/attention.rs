@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result, count_rows, expect_len, product};
+use crate::memory::Memory;
 use crate::pool;
 use crate::reduce::{Dot, exp_and_sum};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, level};
@@ -85,7 +86,8 @@ pub fn attention(
     let level = level();
     let n_threads = pool::threads_for(n_pairs.saturating_mul(width), 4 * pool::GRAIN);
     pool::for_row_blocks(out, width, 1, n_threads, |first, out| {
-        let mut weights = Vec::new();
+        let mut memory = Memory::new(n_keys);
+        let weights = memory.values_mut().unwrap_or_default();
         let per_kv = heads.n_heads / heads.n_kv_heads;
         // Head by head, so that a head's keys and values come from memory for the first query alone.
         for head_idx in 0..heads.n_heads {
@@ -96,11 +98,10 @@ pub fn attention(
                 let span = keys.start * kv_width..keys.end * kv_width;
                 // `visible` may answer differently the second time: a slice out of bounds would panic.
                 let (Some(k), Some(v)) = (k.get(span.clone()), v.get(span)) else { continue };
-                weights.resize(k.len() / kv_width, 0.0);
                 let q = &q[query_idx * width + place..][..heads.dim];
                 let out = &mut out[place..][..heads.dim];
                 let ahead = if i == 0 { AHEAD } else { 0 };
-                let weights = &mut weights;
+                let weights = &mut weights[..k.len() / kv_width];
                 dispatch(level, Query { q, k, v, offset, pitch: kv_width, scale, ahead, weights, out });
             }
         }

@@ -11,6 +11,7 @@ use self::functions::{
     snake_lanes,
 };
 use crate::error::{Result, count_rows, expect_len};
+use crate::memory::Memory;
 use crate::pool;
 use crate::simd::{Kernel, Level, MAX_LANES, Simd, dispatch, level};
 
@@ -114,12 +115,16 @@ pub fn snake_beta(xs: &[f32], alpha: &[f32], beta: &[f32], out: &mut [f32]) -> R
     count_rows("xs", xs.len(), channels)?;
     expect_len("beta", channels, beta.len())?;
     expect_len("out", xs.len(), out.len())?;
-    let inverse: Vec<f32> = beta.iter().map(|&beta| (1.0 / (f64::from(beta) + 1e-9)) as f32).collect();
+    let mut memory = Memory::new(channels);
+    for (inverse, &beta) in memory.values_mut().unwrap_or_default().iter_mut().zip(beta) {
+        *inverse = (1.0 / (f64::from(beta) + 1e-9)) as f32;
+    }
+    let inverse = &memory.values()[..channels];
     let level = level();
     let n_threads = pool::threads_for(xs.len(), pool::GRAIN);
     pool::for_row_blocks(out, channels, 1, n_threads, |first, out| {
         let xs = &xs[first * channels..][..out.len()];
-        dispatch(level, Snake { xs, alpha, inverse: &inverse, out });
+        dispatch(level, Snake { xs, alpha, inverse, out });
     });
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::codes::CodeLayout;
 use crate::error::{Error, Result};
 use crate::quantizer::blocks::{grown, with_scratch};
-use crate::quantizer::{Latents, Quantizer, Rvq, check_latents};
+use crate::quantizer::{Latents, Quantizer, Rvq, check_latents, check_rows};
 
 /// A semantic and an acoustic stack, side by side; their outputs are summed.
 ///
@@ -63,7 +63,7 @@ impl Quantizer for SplitRvq {
     }
 
     fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        self.layout.check_n_codebooks(rows.len())?;
+        check_rows(&self.layout, self.dim(), rows, out)?;
         let (semantic, acoustic) = rows.split_at(self.semantic.layout().n_codebooks().min(rows.len()));
         self.semantic.decode_to(semantic, out)?;
         if acoustic.is_empty() {

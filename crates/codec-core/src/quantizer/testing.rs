@@ -1,5 +1,6 @@
 //! What the quantizers' tests share: noise, a slow search in f64, and the laws that all keep.
 
+use crate::error::Error;
 use crate::quantizer::{Distance, Latents, Quantizer};
 use proptest::prelude::*;
 
@@ -76,6 +77,20 @@ pub(crate) fn check_laws(quantizer: &(impl Quantizer + ?Sized), n_frames: usize)
             assert_eq!(codes, prefix, "codes in pieces of {blocks_per_piece} blocks");
             assert_eq!(pieces, decoded, "latents in pieces of {blocks_per_piece} blocks");
         }
+    }
+
+    let mut out = vec![0.0; n_frames * dim];
+    let rows: Vec<&[u32]> = all.rows().collect();
+    quantizer.decode_to(&rows, &mut out).unwrap();
+    assert_eq!(bits(&out), bits(&quantizer.decode(&all).unwrap()), "into values of before");
+    let mut odd = rows.clone();
+    odd[0] = &rows[0][1..];
+    assert!(matches!(quantizer.decode_to(&odd, &mut out), Err(Error::Shape { .. })), "a row is too short");
+    let beyond = vec![layout.codebooks()[0].size; rows[0].len()];
+    odd[0] = &beyond;
+    assert!(matches!(quantizer.decode_to(&odd, &mut out), Err(Error::Code { .. })), "no such code");
+    for none in [&[][..], &[&rows[..], &rows[..1]].concat()[..]] {
+        assert!(matches!(quantizer.decode_to(none, &mut out), Err(Error::Range { .. })), "no such codebooks");
     }
 
     for n_threads in 1..=3 {

@@ -1,6 +1,7 @@
 //! Products with a matrix of a few columns, such as the last convolution of a decoder, with lanes over rows.
 
 use super::{Rows, Start};
+use crate::memory::Memory;
 use crate::simd::{Kernel, Simd};
 
 /// Rows that are transposed at a time.
@@ -28,11 +29,12 @@ impl Kernel for NarrowRows<'_> {
         // row r is `transposed[i % pitch][r + i / pitch]`.
         let height = rows.pitch.min(k);
         let stride = (BLOCK_ROWS + k.saturating_sub(1) / rows.pitch).next_multiple_of(16);
-        let mut transposed = vec![0.0; height * stride];
+        let mut memory = Memory::new(height * stride);
+        let transposed = &mut memory.values_mut().unwrap_or_default()[..height * stride];
         for first in (0..rows.n_rows).step_by(BLOCK_ROWS) {
             let n_rows = (rows.n_rows - first).min(BLOCK_ROWS);
             let block = rows.slice(first..first + n_rows);
-            transpose(&block, height, stride, &mut transposed);
+            transpose(&block, height, stride, transposed);
             for column in 0..n {
                 let weights = &columns[column * k..(column + 1) * k];
                 let out = &mut out[first * n..(first + n_rows) * n];

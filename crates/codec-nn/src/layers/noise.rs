@@ -2,6 +2,7 @@
 
 use super::{Chunk, Flow, Layer, Linear, Work};
 use crate::Result;
+use codec_kernels::Memory;
 
 /// `x + noise * linear(x)`, with one number of noise per step for all channels.
 ///
@@ -36,11 +37,12 @@ impl Layer for Noise {
         let end = chunk.end;
         let chunk = chunk.map_steps(|xs| {
             let (_, n_steps, _) = xs.dims3()?;
-            let mut noise = vec![0.0; n_steps];
-            codec_kernels::gaussian(self.seed, *position, &mut noise);
+            let mut memory = Memory::new(n_steps);
+            let noise = &mut memory.values_mut().unwrap_or_default()[..n_steps];
+            codec_kernels::gaussian(self.seed, *position, noise);
             *position += n_steps as u64;
             let share = self.linear.apply(xs.clone())?;
-            xs.add_scaled(share, &noise)
+            xs.add_scaled(share, noise)
         })?;
         if end {
             *position = self.init();

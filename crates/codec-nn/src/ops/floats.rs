@@ -1,94 +1,15 @@
-//! Activations on the CPU that track no gradient, in memory that is used again.
-//!
-//! A step of a stream makes the same activations as the step before it. Their memory goes back to the thread that
-//! lets go of it and serves the next results, so the steady state of a stream allocates nothing, nothing has to be
-//! cleared before it is written, and what is written next lies in the cache.
+//! Activations on the CPU that track no gradient, in [memory that is used again](Memory).
 
 use super::Items;
 use crate::{Error, Result};
-use std::cell::RefCell;
+use codec_kernels::Memory;
 use std::fmt;
-use std::sync::Arc;
 
-/// Least floats of a piece of memory.
-const MIN_LEN: usize = 64;
-/// Most floats of a piece that is kept: 8 MiB.
-const MAX_LEN: usize = 1 << 21;
-/// Most floats that a thread keeps: 32 MiB.
-const MAX_KEPT: usize = 1 << 23;
 /// Steps for which there is room before a result, so that the end of the chunk before it can be put there without
 /// a copy of the result: as many as most convolutions reach back ...
 const ROOM_STEPS: usize = 64;
 /// ... and floats of that room at most, where steps are wide and few: 128 KiB.
 const MAX_ROOM: usize = 1 << 15;
-
-thread_local! {
-    static KEPT: RefCell<Kept> = RefCell::default();
-}
-
-/// Memory that a thread keeps for its next results.
-#[derive(Default)]
-struct Kept {
-    /// By the number of its size.
-    by_size: Vec<Vec<Arc<Vec<f32>>>>,
-    /// Floats in all of it.
-    len: usize,
-}
-
-/// The size of the memory for `len` floats, and its number: four sizes from each power of two to the next.
-fn size_for(len: usize) -> (usize, usize) {
-    let len = len.max(MIN_LEN);
-    let power = len.ilog2();
-    let (base, quarter) = (1 << power, 1 << (power - 2));
-    let n_quarters = (len - base).div_ceil(quarter);
-    (base + n_quarters * quarter, 4 * power as usize + n_quarters)
-}
-
-/// Floats of earlier results, to be written over; shared by whoever reads them.
-#[derive(Clone)]
-struct Memory(Option<Arc<Vec<f32>>>);
-
-impl Memory {
-    fn new(len: usize) -> Self {
-        let (size, number) = size_for(len);
-        let used_before = KEPT.with_borrow_mut(|kept| {
-            let memory = kept.by_size.get_mut(number)?.pop()?;
-            kept.len -= memory.len();
-            Some(memory)
-        });
-        Self(Some(used_before.unwrap_or_else(|| Arc::new(codec_kernels::zeros(size)))))
-    }
-
-    fn values(&self) -> &[f32] {
-        self.0.as_ref().map_or(&[], |values| values)
-    }
-
-    /// The values, where nobody else reads them.
-    fn values_mut(&mut self) -> Option<&mut [f32]> {
-        Arc::get_mut(self.0.as_mut()?).map(Vec::as_mut_slice)
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let Some(mut values) = self.0.take() else { return };
-        if values.len() > MAX_LEN || Arc::get_mut(&mut values).is_none() {
-            return;
-        }
-        // At the end of a thread there is nobody to keep it.
-        let _ = KEPT.try_with(|kept| {
-            let mut kept = kept.borrow_mut();
-            let (size, number) = size_for(values.len());
-            if kept.len + size <= MAX_KEPT {
-                kept.len += size;
-                if kept.by_size.len() <= number {
-                    kept.by_size.resize_with(number + 1, Vec::new);
-                }
-                kept.by_size[number].push(values);
-            }
-        });
-    }
-}
 
 /// Values `[batch, time, channels]`; a clone shares them.
 #[derive(Clone)]
@@ -149,7 +70,7 @@ impl Floats {
 
     /// Whether somebody else reads the memory.
     pub(super) fn is_shared(&self) -> bool {
-        self.memory.0.as_ref().is_some_and(|values| Arc::strong_count(values) > 1)
+        self.memory.is_shared()
     }
 
     /// Number of values.
@@ -332,42 +253,6 @@ mod tests {
 
     fn of(floats: &Floats) -> Vec<f32> {
         (0..floats.batch).flat_map(|i| floats.item(i).to_vec()).collect()
-    }
-
-    #[test]
-    fn sizes_hold_their_floats_and_have_numbers_of_their_own() {
-        let mut sizes = std::collections::BTreeMap::new();
-        for len in (0..5000).chain((1..30).map(|i| 1 << i)) {
-            let (size, number) = size_for(len);
-            assert!(size >= len && (len < MIN_LEN || size <= len + len.div_ceil(4)), "{size} for {len}");
-            assert_eq!(*sizes.entry(number).or_insert(size), size);
-            assert_eq!(size_for(size), (size, number));
-        }
-        assert_eq!(sizes.values().collect::<std::collections::BTreeSet<_>>().len(), sizes.len());
-    }
-
-    #[test]
-    fn memory_is_used_again_once_nobody_reads_it() {
-        let first = counted([1, 777, 3]);
-        let place = first.item(0).as_ptr();
-        let reader = first.narrow(5, 2).unwrap();
-        drop(first);
-        let other = counted([1, 777, 3]);
-        assert_ne!(other.item(0).as_ptr(), place);
-        assert_eq!(of(&reader), [15.0, 16.0, 17.0, 18.0, 19.0, 20.0]);
-        drop(reader);
-        assert_eq!(counted([1, 777, 3]).item(0).as_ptr(), place);
-    }
-
-    #[test]
-    fn a_thread_keeps_no_more_than_its_share() {
-        let many: Vec<_> = (0..40).map(|_| counted([1, MAX_LEN / 16, 8])).collect();
-        let huge = counted([1, MAX_LEN + 1, 1]);
-        drop((many, huge));
-        KEPT.with_borrow(|kept| {
-            assert!(kept.len <= MAX_KEPT && kept.len > MAX_KEPT / 2);
-            assert_eq!(kept.len, kept.by_size.iter().flatten().map(|memory| memory.len()).sum::<usize>());
-        });
     }
 
     #[test]

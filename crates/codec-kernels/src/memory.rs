@@ -1,0 +1,150 @@
+//! Memory for results, used again.
+//!
+//! A step of a stream makes the same results as the step before it. Their memory goes back to the thread that lets
+//! go of it and serves the next ones, so the steady state of a stream allocates nothing, nothing has to be cleared
+//! before it is written, and what is written next lies in the cache.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+/// Least floats of a piece of memory.
+const MIN_LEN: usize = 64;
+/// Most floats of a piece that is kept: 8 MiB.
+const MAX_LEN: usize = 1 << 21;
+/// Most floats that a thread keeps: 32 MiB.
+const MAX_KEPT: usize = 1 << 23;
+
+thread_local! {
+    static KEPT: RefCell<Kept> = RefCell::default();
+}
+
+/// Memory that a thread keeps for its next results.
+#[derive(Default)]
+struct Kept {
+    /// By the number of its size.
+    by_size: Vec<Vec<Arc<Vec<f32>>>>,
+    /// Floats in all of it.
+    len: usize,
+}
+
+/// The size of the memory for `len` floats, and its number: four sizes from each power of two to the next.
+fn size_for(len: usize) -> (usize, usize) {
+    let len = len.max(MIN_LEN);
+    let power = len.ilog2();
+    let (base, quarter) = (1 << power, 1 << (power - 2));
+    let n_quarters = (len - base).div_ceil(quarter);
+    (base + n_quarters * quarter, 4 * power as usize + n_quarters)
+}
+
+/// Floats of earlier results, to be written over; a clone shares them.
+///
+/// ```
+/// use codec_kernels::Memory;
+/// let mut memory = Memory::new(100);
+/// memory.values_mut().unwrap_or_default()[..100].fill(1.0);
+/// let reader = memory.clone();
+/// assert!(reader.values().len() >= 100 && reader.values()[99] == 1.0);
+/// assert!(memory.values_mut().is_none(), "somebody else reads them");
+/// ```
+#[derive(Clone)]
+pub struct Memory(Option<Arc<Vec<f32>>>);
+
+impl Memory {
+    /// Room for `len` floats or some more, with what was there before.
+    pub fn new(len: usize) -> Self {
+        let (size, number) = size_for(len);
+        let used_before = KEPT.with_borrow_mut(|kept| {
+            let memory = kept.by_size.get_mut(number)?.pop()?;
+            kept.len -= memory.len();
+            Some(memory)
+        });
+        Self(Some(used_before.unwrap_or_else(|| Arc::new(crate::zeros(size)))))
+    }
+
+    /// The floats.
+    pub fn values(&self) -> &[f32] {
+        self.0.as_ref().map_or(&[], |values| values)
+    }
+
+    /// The floats, where nobody else reads them.
+    pub fn values_mut(&mut self) -> Option<&mut [f32]> {
+        Arc::get_mut(self.0.as_mut()?).map(Vec::as_mut_slice)
+    }
+
+    /// Whether somebody else reads the floats.
+    pub fn is_shared(&self) -> bool {
+        self.0.as_ref().is_some_and(|values| Arc::strong_count(values) > 1)
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({})", self.values().len())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let Some(mut values) = self.0.take() else { return };
+        if values.len() > MAX_LEN || Arc::get_mut(&mut values).is_none() {
+            return;
+        }
+        // At the end of a thread there is nobody to keep it.
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            let (size, number) = size_for(values.len());
+            if kept.len + size <= MAX_KEPT {
+                kept.len += size;
+                if kept.by_size.len() <= number {
+                    kept.by_size.resize_with(number + 1, Vec::new);
+                }
+                kept.by_size[number].push(values);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn sizes_hold_their_floats_and_have_numbers_of_their_own() {
+        let mut sizes = BTreeMap::new();
+        for len in (0..5000).chain((1..30).map(|i| 1 << i)) {
+            let (size, number) = size_for(len);
+            assert!(size >= len && (len < MIN_LEN || size <= len + len.div_ceil(4)), "{size} for {len}");
+            assert_eq!(*sizes.entry(number).or_insert(size), size);
+            assert_eq!(size_for(size), (size, number));
+        }
+        assert_eq!(sizes.values().collect::<BTreeSet<_>>().len(), sizes.len());
+    }
+
+    #[test]
+    fn is_used_again_once_nobody_reads_it() {
+        let mut first = Memory::new(2331);
+        first.values_mut().unwrap()[2330] = 7.0;
+        let place = first.values().as_ptr();
+        let reader = first.clone();
+        assert!(first.is_shared() && first.values_mut().is_none());
+        drop(first);
+        assert_ne!(Memory::new(2331).values().as_ptr(), place);
+        assert!(!reader.is_shared() && reader.values()[2330] == 7.0);
+        drop(reader);
+        let again: BTreeSet<_> = [Memory::new(2331), Memory::new(2331)].map(|m| m.values().as_ptr()).into();
+        assert!(again.contains(&place) && again.len() == 2);
+    }
+
+    #[test]
+    fn a_thread_keeps_no_more_than_its_share() {
+        let many: Vec<_> = (0..40).map(|_| Memory::new(MAX_LEN / 2)).collect();
+        let huge = Memory::new(MAX_LEN + 1);
+        drop((many, huge));
+        KEPT.with_borrow(|kept| {
+            assert!(kept.len <= MAX_KEPT && kept.len > MAX_KEPT / 2);
+            assert_eq!(kept.len, kept.by_size.iter().flatten().map(|memory| memory.len()).sum::<usize>());
+        });
+    }
+}
