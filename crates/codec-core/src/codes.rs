@@ -339,7 +339,8 @@ impl Codes {
     ///
     /// # Errors
     /// Those of `encode`; [`Error::Mismatch`] when the layout has scales, [`Error::Range`] when `self` ends inside
-    /// a block, and as [`Codes::new`] for what was appended. Nothing is appended then.
+    /// a block, and as [`Codes::new`] for what was appended. Nothing is appended then; where `encode` has taken codes
+    /// away that were there before, no codes are left.
     pub fn append_with<E: From<Error>>(
         &mut self,
         encode: impl FnOnce(&mut [Vec<u32>]) -> Result<(), E>,
@@ -351,13 +352,22 @@ impl Codes {
         let appended = encode(&mut self.rows).and_then(|()| Ok(self.check_appended()?));
         match appended {
             Ok(n_frames) => self.n_frames = n_frames,
-            Err(_) => {
-                for (row, spec) in self.rows.iter_mut().zip(&self.layout.codebooks) {
-                    row.truncate(self.n_frames / spec.stride as usize);
-                }
-            }
+            Err(_) => self.drop_appended(),
         }
         appended.map(drop)
+    }
+
+    /// Shortens every row to the frames that there are.
+    fn drop_appended(&mut self) {
+        let mut is_whole = true;
+        for (row, spec) in self.rows.iter_mut().zip(&self.layout.codebooks) {
+            let n_codes = self.n_frames / spec.stride as usize;
+            row.truncate(n_codes);
+            is_whole &= row.len() == n_codes;
+        }
+        if !is_whole {
+            self.clear();
+        }
     }
 
     /// The number of frames, if all rows agree about it and their new codes are below their sizes.
@@ -612,6 +622,14 @@ mod tests {
         });
         assert!(matches!(refused, Err(Error::NotFinite { .. })));
         assert_eq!(codes, want, "nothing is left of what was refused");
+        for end in [Ok(()), Err(Error::NotFinite { what: "latents", index: 0 })] {
+            let mut robbed = codes.clone();
+            let taken = robbed.append_with(|rows| {
+                rows[1].clear();
+                end
+            });
+            assert!(taken.is_err() && robbed.is_empty() && robbed.rows().all(<[u32]>::is_empty));
+        }
         codes.clear();
         assert!(codes.is_empty() && codes.rows().all(<[u32]>::is_empty));
         append(&mut codes, &[], &[]).unwrap();

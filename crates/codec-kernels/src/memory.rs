@@ -12,7 +12,7 @@ use std::sync::Arc;
 const MIN_LEN: usize = 64;
 /// Most floats of a piece that is kept: 8 MiB.
 const MAX_LEN: usize = 1 << 21;
-/// Most floats that a thread keeps: 32 MiB.
+/// Most floats that a thread keeps, to its end: 32 MiB.
 const MAX_KEPT: usize = 1 << 23;
 
 thread_local! {
@@ -26,6 +26,33 @@ struct Kept {
     by_size: Vec<Vec<Arc<Vec<f32>>>>,
     /// Floats in all of it.
     len: usize,
+}
+
+impl Kept {
+    fn take(&mut self, number: usize) -> Option<Arc<Vec<f32>>> {
+        let memory = self.by_size.get_mut(number)?.pop()?;
+        self.len -= memory.len();
+        Some(memory)
+    }
+
+    /// Keeps `memory`; where that is too much, lets go of larger pieces, which are worth less: they are seldom, and
+    /// making one takes little of the time that filling it does.
+    fn put(&mut self, memory: Arc<Vec<f32>>) {
+        let (size, number) = size_for(memory.len());
+        let mut largest = self.by_size.len();
+        while self.len + size > MAX_KEPT && largest > number + 1 {
+            largest -= 1;
+            while self.len + size > MAX_KEPT && self.take(largest).is_some() {}
+        }
+        if self.len + size > MAX_KEPT {
+            return;
+        }
+        self.len += size;
+        if self.by_size.len() <= number {
+            self.by_size.resize_with(number + 1, Vec::new);
+        }
+        self.by_size[number].push(memory);
+    }
 }
 
 /// The size of the memory for `len` floats, and its number: four sizes from each power of two to the next.
@@ -54,12 +81,9 @@ impl Memory {
     /// Room for `len` floats or some more, with what was there before.
     pub fn new(len: usize) -> Self {
         let (size, number) = size_for(len);
-        let used_before = KEPT.with_borrow_mut(|kept| {
-            let memory = kept.by_size.get_mut(number)?.pop()?;
-            kept.len -= memory.len();
-            Some(memory)
-        });
-        Self(Some(used_before.unwrap_or_else(|| Arc::new(crate::zeros(size)))))
+        let used_before = KEPT.with_borrow_mut(|kept| kept.take(number));
+        // By this thread alone: whoever asks may hold a lock, and a thread that shares out work takes up other work.
+        Self(Some(used_before.unwrap_or_else(|| Arc::new(vec![0.0; size]))))
     }
 
     /// The floats.
@@ -91,17 +115,7 @@ impl Drop for Memory {
             return;
         }
         // At the end of a thread there is nobody to keep it.
-        let _ = KEPT.try_with(|kept| {
-            let mut kept = kept.borrow_mut();
-            let (size, number) = size_for(values.len());
-            if kept.len + size <= MAX_KEPT {
-                kept.len += size;
-                if kept.by_size.len() <= number {
-                    kept.by_size.resize_with(number + 1, Vec::new);
-                }
-                kept.by_size[number].push(values);
-            }
-        });
+        let _ = KEPT.try_with(|kept| kept.borrow_mut().put(values));
     }
 }
 
@@ -142,9 +156,18 @@ mod tests {
         let many: Vec<_> = (0..40).map(|_| Memory::new(MAX_LEN / 2)).collect();
         let huge = Memory::new(MAX_LEN + 1);
         drop((many, huge));
-        KEPT.with_borrow(|kept| {
-            assert!(kept.len <= MAX_KEPT && kept.len > MAX_KEPT / 2);
-            assert_eq!(kept.len, kept.by_size.iter().flatten().map(|memory| memory.len()).sum::<usize>());
-        });
+        let check = || {
+            KEPT.with_borrow(|kept| {
+                assert!(kept.len <= MAX_KEPT && kept.len > MAX_KEPT / 2);
+                assert_eq!(kept.len, kept.by_size.iter().flatten().map(|memory| memory.len()).sum::<usize>());
+            });
+        };
+        check();
+        // Small pieces find a place all the same.
+        let small = Memory::new(1000);
+        let place = small.values().as_ptr();
+        drop(small);
+        check();
+        assert_eq!(Memory::new(1000).values().as_ptr(), place);
     }
 }

@@ -99,10 +99,12 @@ impl<Q: Quantizer> Quantizer for Grouped<Q> {
                 .chunks_exact(self.dim)
                 .for_each(|row| of_group.extend_from_slice(&row[values.clone()]));
             let mut codes: Vec<_> = codebooks.iter().map(|&k| std::mem::take(&mut rows[k])).collect();
-            group.encode_to(Latents::new(&of_group, group.dim())?, &mut codes)?;
+            let encoded =
+                Latents::new(&of_group, group.dim()).and_then(|latents| group.encode_to(latents, &mut codes));
             for (codebook_idx, row) in codebooks.into_iter().zip(codes) {
                 rows[codebook_idx] = row;
             }
+            encoded?;
         }
         Ok(())
     }

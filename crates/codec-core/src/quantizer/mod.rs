@@ -100,7 +100,8 @@ pub trait Quantizer: Debug + Send + Sync {
     /// Codes latents with the first codebooks, as many as there are `rows`, and appends its codes to each row. Ties
     /// go to the lowest index.
     ///
-    /// For few frames it allocates nothing but the rows, once it has coded as many before on this thread.
+    /// For few frames it allocates nothing but the rows, once it has coded as many before on this thread; a
+    /// [`Grouped`] one does.
     ///
     /// # Errors
     /// [`Error::Range`] when the number of rows is not in 1..=`layout().n_codebooks()`,
@@ -146,7 +147,7 @@ pub trait Quantizer: Debug + Send + Sync {
     }
 }
 
-/// Hands rows of codes, at most [`MAX_CODEBOOKS`], to `f` as a slice that nothing was allocated for.
+/// Hands rows of codes, the first [`MAX_CODEBOOKS`], to `f` as a slice that nothing was allocated for.
 pub fn with_rows<'a, R>(rows: impl Iterator<Item = &'a [u32]>, f: impl FnOnce(&[&'a [u32]]) -> R) -> R {
     let mut slice: [&[u32]; MAX_CODEBOOKS] = [&[]; MAX_CODEBOOKS];
     let mut n_rows = 0;

@@ -2,8 +2,8 @@
 
 use crate::codes::CodeLayout;
 use crate::error::{Error, Result};
-use crate::quantizer::blocks::{grown, with_scratch};
-use crate::quantizer::{Latents, Quantizer, Rvq, check_latents, check_rows};
+use crate::quantizer::blocks::{decode_blocks, grown};
+use crate::quantizer::{Latents, Quantizer, Rvq, check_latents};
 
 /// A semantic and an acoustic stack, side by side; their outputs are summed.
 ///
@@ -63,13 +63,12 @@ impl Quantizer for SplitRvq {
     }
 
     fn decode_to(&self, rows: &[&[u32]], out: &mut [f32]) -> Result<()> {
-        check_rows(&self.layout, self.dim(), rows, out)?;
-        let (semantic, acoustic) = rows.split_at(self.semantic.layout().n_codebooks().min(rows.len()));
-        self.semantic.decode_to(semantic, out)?;
-        if acoustic.is_empty() {
-            return Ok(());
-        }
-        with_scratch(|more: &mut Vec<f32>| {
+        decode_blocks(&self.layout, self.dim(), rows, out, |more: &mut Vec<f32>, rows, out| {
+            let (semantic, acoustic) = rows.split_at(self.semantic.layout().n_codebooks().min(rows.len()));
+            self.semantic.decode_to(semantic, out)?;
+            if acoustic.is_empty() {
+                return Ok(());
+            }
             let more = grown(more, out.len());
             self.acoustic.decode_to(acoustic, more)?;
             out.iter_mut().zip(more).for_each(|(sum, x)| *sum += *x);

@@ -232,8 +232,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the first `n` steps, or all where there are fewer.
-    fn take(&mut self, n: usize) -> Result<Option<Steps>> {
+    /// Takes the first `n` steps in pieces, or all where there are fewer.
+    fn take(&mut self, n: usize) -> Result<Vec<Option<Steps>>> {
         let mut missing = n.min(self.n_steps);
         self.n_steps -= missing;
         let mut taken = Vec::new();
@@ -247,7 +247,7 @@ impl Queue {
             taken.push(Some(piece.narrow(0, len.min(missing))?));
             missing -= len.min(missing);
         }
-        Steps::join(&mut taken)
+        Ok(taken)
     }
 }
 
@@ -278,21 +278,35 @@ struct Job<'a> {
     node_idx: usize,
     layers: &'a [DynLayer],
     states: &'a mut [DynState],
-    chunk: Chunk,
+    /// One after the other; joined by the thread that runs the stage.
+    pieces: Vec<Option<Steps>>,
+    end: bool,
+}
+
+impl Job<'_> {
+    fn run(&mut self) -> Result<Option<Steps>> {
+        let mut chunk = Chunk { steps: Steps::join(&mut self.pieces)?, end: self.end };
+        for (layer, state) in self.layers.iter().zip(self.states.iter_mut()) {
+            chunk = layer.step(state, chunk)?;
+        }
+        Ok(chunk.steps)
+    }
 }
 
 impl<'a> Schedule<'a> {
     /// The last stage that can run: what it gives is soon used up.
+    ///
+    /// It computes nothing, for it runs while others wait: a thread that shares out work may take up another call's
+    /// meanwhile, which could wait for this one.
     fn next_job(&mut self) -> Result<Option<Job<'a>>> {
         let Some(node_idx) = (0..self.nodes.len()).rev().find(|&node_idx| self.can_run(node_idx)) else {
             return Ok(None);
         };
         let node = &mut self.nodes[node_idx];
-        let steps = node.queue.take(node.chunk)?;
+        let pieces = node.queue.take(node.chunk)?;
         node.is_over = node.queue.is_closed && node.queue.n_steps == 0;
-        let chunk = Chunk { steps, end: self.end && node.is_over };
-        let layers = node.layers;
-        Ok(node.states.take().map(|states| Job { node_idx, layers, states, chunk }))
+        let (layers, end) = (node.layers, self.end && node.is_over);
+        Ok(node.states.take().map(|states| Job { node_idx, layers, states, pieces, end }))
     }
 
     fn can_run(&self, node_idx: usize) -> bool {
@@ -329,7 +343,7 @@ impl<'a> Schedule<'a> {
 /// A thread without work leaves and is never blocked, so calls may be nested in the tasks of one pool.
 fn work_off<'s, 'a: 's>(scope: &rayon::Scope<'s>, schedule: &'s Mutex<Schedule<'a>>, n_threads: usize) {
     loop {
-        let (job, is_alone) = {
+        let (mut job, is_alone) = {
             let mut now = lock(schedule);
             let job = now.next_job().unwrap_or_else(|error| {
                 now.error.get_or_insert(error);
@@ -346,16 +360,8 @@ fn work_off<'s, 'a: 's>(scope: &rayon::Scope<'s>, schedule: &'s Mutex<Schedule<'
             }
             (job, now.n_active < n_threads)
         };
-        let Job { node_idx, layers, states, mut chunk } = job;
-        let mut run = || -> Result<Option<Steps>> {
-            for (layer, state) in layers.iter().zip(states.iter_mut()) {
-                chunk =
-                    layer.step(state, std::mem::replace(&mut chunk, Chunk { steps: None, end: false }))?;
-            }
-            Ok(chunk.steps.take())
-        };
-        let steps = if is_alone { run() } else { codec_kernels::on_this_thread(run) };
-        lock(schedule).finish(node_idx, states, steps);
+        let steps = if is_alone { job.run() } else { codec_kernels::on_this_thread(|| job.run()) };
+        lock(schedule).finish(job.node_idx, job.states, steps);
     }
 }
 
@@ -436,6 +442,35 @@ mod tests {
                 assert_eq!(bits(&got.into_tensor().unwrap()), want, "round {round}: {:?}", pipeline.stages);
             }
         }
+    }
+
+    #[test]
+    fn large_chunks_do_not_keep_threads_waiting_for_each_other() {
+        const WIDE: usize = 96;
+        let mut rng = Rng::new(7);
+        let net: Net = (0..6).map(|_| conv(&mut rng, WIDE, WIDE, 1, 1)).collect();
+        // Pieces of the first stage that are joined to more than what one thread makes for itself.
+        let stages = (0..6).map(|i| Stage { layers: i..i + 1, n_steps: if i % 2 == 0 { 300 } else { 1100 } });
+        let pipeline = Pipeline { net, stages: stages.collect(), one_piece: 4 };
+        let xs = rng.tensor(&[1, 8000, WIDE]);
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in 0..20 {
+                // Threads that have no memory yet.
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+                let [_, floats] = both_kinds(&xs);
+                let got = pool.install(|| {
+                    rayon::join(
+                        || pipeline.step(&mut pipeline.init(), Some(floats.clone()), true).unwrap(),
+                        || pipeline.step(&mut pipeline.init(), Some(floats.clone()), true).unwrap(),
+                    )
+                });
+                let [one, other] = [got.0, got.1].map(|ys| bits(&ys.unwrap().into_tensor().unwrap()));
+                assert!(one == other);
+            }
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(std::time::Duration::from_secs(120)).unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Attention with rotary positions, over a bounded or unbounded past or the whole clip.
 
-use super::{Chunk, Flow, Layer, Linear, Merge, Steps, Work};
+use super::{Chunk, Clip, Flow, Layer, Linear, Merge, Steps, Work};
 use crate::ops::{self, Past, Sight};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -91,7 +91,7 @@ pub struct AttentionState {
     /// One for the whole batch, or one for each item where streams were merged.
     streams: Vec<Stream>,
     /// The clip so far, where steps see all of it.
-    clip: Vec<Option<Steps>>,
+    clip: Clip,
 }
 
 /// Where a stream stands.
@@ -109,7 +109,7 @@ impl Merge for AttentionState {
             return Err(Error::unsupported("merging streams", "attention over whole clips"));
         }
         let streams = states.into_iter().flat_map(|state| state.streams).collect();
-        Ok(Self { streams, clip: Vec::new() })
+        Ok(Self { streams, clip: Clip::default() })
     }
 }
 
@@ -117,16 +117,16 @@ impl Layer for Attention {
     type State = AttentionState;
 
     fn init(&self) -> AttentionState {
-        AttentionState { streams: vec![Stream::default()], clip: Vec::new() }
+        AttentionState { streams: vec![Stream::default()], clip: Clip::default() }
     }
 
     fn step(&self, state: &mut AttentionState, chunk: Chunk) -> Result<Chunk> {
         let mut chunk = chunk.normalized();
         let end = chunk.end;
         if self.sight == Sight::Clip {
-            state.clip.push(chunk.steps.take());
+            state.clip.push(chunk.steps.take())?;
             if end {
-                chunk.steps = Steps::join(&mut std::mem::take(&mut state.clip))?;
+                chunk.steps = state.clip.take()?;
             }
         }
         let chunk = chunk.map_steps(|xs| {

@@ -1,6 +1,6 @@
 //! Long short-term memory.
 
-use super::{Chunk, Flow, Layer, LstmState, Steps, Work};
+use super::{Chunk, Clip, Flow, Layer, LstmState, Steps, Work};
 use crate::ops::{Filter, Form, Geometry, Recurrent};
 use crate::{Error, Result, ops};
 use candle_core::Tensor;
@@ -99,15 +99,15 @@ impl BiLstm {
 }
 
 impl Layer for BiLstm {
-    type State = Vec<Option<Steps>>;
+    type State = Clip;
 
-    fn init(&self) -> Self::State {
-        Vec::new()
+    fn init(&self) -> Clip {
+        Clip::default()
     }
 
-    fn step(&self, clip: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
+    fn step(&self, clip: &mut Clip, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
-        clip.push(steps);
+        clip.push(steps)?;
         if !end {
             return Ok(Chunk { steps: None, end });
         }
@@ -120,7 +120,7 @@ impl Layer for BiLstm {
             }
             Ok(xs)
         };
-        let clip = Chunk { steps: Steps::join(&mut std::mem::take(clip))?, end };
+        let clip = Chunk { steps: clip.take()?, end };
         clip.map_steps(|xs| xs.map_tensor(both_ways))
     }
 

@@ -73,7 +73,7 @@ pub use norm::{GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use oversampled::{DoubledState, Oversampled};
 pub use residual::{Identity, Residual, ResidualState};
 pub use sequence::{DynLayer, DynState};
-pub use steps::{Trim, TrimState};
+pub use steps::{Clip, Trim, TrimState};
 pub use transformer::{Branch, FeedForward, TransformerLayer, transformer_layer};
 pub use windows::{Windows, WindowsState};
 pub use work::{Flow, Work, work};

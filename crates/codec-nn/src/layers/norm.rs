@@ -1,6 +1,6 @@
 //! Normalisations.
 
-use super::{Chunk, Layer, Steps};
+use super::{Chunk, Clip, Layer};
 use crate::{Error, Result, ops};
 use candle_core::Tensor;
 
@@ -126,19 +126,19 @@ impl GroupNorm {
 }
 
 impl Layer for GroupNorm {
-    type State = Vec<Option<Steps>>;
+    type State = Clip;
 
-    fn init(&self) -> Self::State {
-        Vec::new()
+    fn init(&self) -> Clip {
+        Clip::default()
     }
 
-    fn step(&self, collected: &mut Self::State, chunk: Chunk) -> Result<Chunk> {
+    fn step(&self, segment: &mut Clip, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
-        collected.push(steps);
+        segment.push(steps)?;
         if !end {
             return Ok(Chunk { steps: None, end: false });
         }
-        let segment = Chunk { steps: Steps::join(&mut std::mem::take(collected))?, end: true };
+        let segment = Chunk { steps: segment.take()?, end: true };
         let norm = |xs: Tensor| ops::group_norm(&xs, self.n_groups, &self.gamma, &self.beta, self.epsilon);
         segment.map_steps(|xs| xs.map_tensor(norm))
     }

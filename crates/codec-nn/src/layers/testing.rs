@@ -3,6 +3,7 @@
 use super::{Chunk, Layer, Steps};
 use crate::ops::testing::{Rng, assert_close, bits, values};
 use candle_core::{Device, Tensor, Var};
+use codec_kernels::Memory;
 
 /// Largest difference between a gradient and a central difference of a loss computed in `f32`, relative to
 /// the largest gradient: rounding of 1e-7 over a step of 1e-2, and the cubic term of the step.
@@ -69,19 +70,36 @@ pub(super) fn assert_streams<L: Layer>(layer: &L, xs: &Tensor, rng: &mut Rng) {
         let chunked = run_chunked(layer, &mut state, xs, Kind::Tensors, rng);
         assert_same(&format!("chunked, run {run} of one state"), chunked.as_ref(), whole.as_ref());
     }
-    let mut state = layer.init();
-    let steps = layer.step(&mut state, Chunk::last(Kind::Floats.steps(xs))).unwrap().into_tensor().unwrap();
-    assert_same("floats", steps.as_ref(), whole.as_ref());
-    for run in 0..2 {
-        let chunked = run_chunked(layer, &mut state, xs, Kind::Floats, rng);
-        assert_same(&format!("floats chunked, run {run} of one state"), chunked.as_ref(), whole.as_ref());
-    }
+    assert_streams_floats("floats", layer, xs, whole.as_ref(), rng);
     assert_answers(layer, xs);
     for item_idx in 0..xs.dim(0).unwrap() {
-        let item = layer.forward(&xs.narrow(0, item_idx, 1).unwrap()).unwrap();
+        let xs = xs.narrow(0, item_idx, 1).unwrap();
+        let item = layer.forward(&xs).unwrap();
         let want = whole.as_ref().map(|ys| ys.narrow(0, item_idx, 1).unwrap());
         assert_same(&format!("item {item_idx} alone"), item.as_ref(), want.as_ref());
+        // What is joined in place has one item.
+        assert_streams_floats(&format!("floats of item {item_idx}"), layer, &xs, want.as_ref(), rng);
     }
+}
+
+/// The same bits on floats, whole and cut, whatever was in their memory before.
+#[track_caller]
+fn assert_streams_floats<L: Layer>(what: &str, layer: &L, xs: &Tensor, want: Option<&Tensor>, rng: &mut Rng) {
+    spoil_memory();
+    let mut state = layer.init();
+    let steps = layer.step(&mut state, Chunk::last(Kind::Floats.steps(xs))).unwrap().into_tensor().unwrap();
+    assert_same(what, steps.as_ref(), want);
+    for run in 0..2 {
+        let chunked = run_chunked(layer, &mut state, xs, Kind::Floats, rng);
+        assert_same(&format!("{what} chunked, run {run} of one state"), chunked.as_ref(), want);
+    }
+}
+
+/// Fills what this thread has for small results with numbers that spoil each sum they get into.
+fn spoil_memory() {
+    let sizes = (6..17).flat_map(|power| (4..8).map(move |quarters| quarters << (power - 2)));
+    let mut memory: Vec<_> = sizes.flat_map(|size| [Memory::new(size), Memory::new(size)]).collect();
+    memory.iter_mut().filter_map(Memory::values_mut).for_each(|values| values.fill(f32::NAN));
 }
 
 /// Every output comes as soon as the input comes that [`Layer::last_input`] names.

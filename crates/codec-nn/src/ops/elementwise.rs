@@ -100,6 +100,7 @@ impl Steps {
 
     /// See [`snake`].
     pub(crate) fn snake(self, alpha: &Tensor) -> Result<Self> {
+        self.expect_channels("input", alpha.elem_count())?;
         let floats = |xs: Floats| {
             on_values(&alpha.contiguous()?, |alpha| xs.map(|xs, out| codec_kernels::snake(xs, alpha, out)))
         };
@@ -108,6 +109,7 @@ impl Steps {
 
     /// See [`snake_beta`].
     pub(crate) fn snake_beta(self, alpha: &Tensor, beta: &Tensor) -> Result<Self> {
+        self.expect_channels("input", alpha.elem_count())?;
         let floats = |xs: Floats| {
             on_values(&alpha.contiguous()?, |alpha| {
                 on_values(&beta.contiguous()?, |beta| {

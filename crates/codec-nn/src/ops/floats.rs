@@ -46,9 +46,9 @@ impl Floats {
     ) -> Result<Self> {
         let len = batch * n_steps * channels;
         let mut memory = Memory::new(room + len);
-        if let Some(values) = memory.values_mut() {
-            fill(&mut values[room..room + len])?;
-        }
+        // Nobody else can have what was just made.
+        let values = memory.values_mut().ok_or(Error::unsupported("memory", "shared"))?;
+        fill(&mut values[room..room + len])?;
         Ok(Self { memory, batch, n_steps, channels, start: room, pitch: n_steps * channels })
     }
 
@@ -71,6 +71,12 @@ impl Floats {
     /// Whether somebody else reads the memory.
     pub(super) fn is_shared(&self) -> bool {
         self.memory.is_shared()
+    }
+
+    /// Floats in the memory.
+    #[cfg(test)]
+    pub(super) fn n_held(&self) -> usize {
+        self.memory.values().len()
     }
 
     /// Number of values.

@@ -2,9 +2,9 @@
 //!
 //! Every operation is written twice: a kernel path for `f32` on the CPU, whose bits do not depend on
 //! batch, threads or chunking, and a plain path of candle operations for CUDA and Metal. Here is the only
-//! place where devices part; layers call one method of [`Steps`]. Where nothing tracks a gradient the kernel path
-//! runs on floats in memory that is used again, otherwise on tensors, and one that has no use for the former takes
-//! a copy as a tensor ([`Steps::map_tensor`]). The plain path is also what defines the gradient:
+//! place where devices part; layers call one method of [`Steps`]. The kernel path of a codec's stream runs on floats
+//! in memory that is used again, that of training on tensors, and one that has no use for the former takes a copy
+//! as a tensor ([`Steps::map_tensor`]). The plain path is also what defines the gradient:
 //! either candle differentiates it, or the backward pass of the kernel path does so in its stead
 //! ([`vector_jacobian`]). Convolutions, where training spends its time, have theirs written out.
 

@@ -7,8 +7,9 @@ use candle_core::{DType, Device, Tensor};
 
 /// Consecutive steps of streams side by side, `[batch, time, channels]`.
 ///
-/// Streams on the CPU run on floats in memory that is used again. What tracks a gradient, and what lives on another
-/// device, is a tensor. Both give the same bits, and a layer gives what it got.
+/// A codec's streams on the CPU begin as floats in memory that is used again, and stay so from layer to layer. What
+/// tracks a gradient, and what lives on another device, is a tensor, as is what a caller gives as one. Both have the
+/// same bits; a layer may give the other kind than it got.
 #[derive(Clone, Debug)]
 pub struct Steps(pub(super) Kind);
 
@@ -53,6 +54,18 @@ impl Steps {
     pub(crate) fn floats_of(xs: &Tensor) -> Self {
         let dims = xs.dims3().unwrap();
         on_values(&xs.contiguous().unwrap(), |values| Floats::copied(values, dims.into())).unwrap().into()
+    }
+
+    /// Floats that these steps hold in memory.
+    #[cfg(test)]
+    pub(crate) fn n_held(&self) -> usize {
+        match &self.0 {
+            Kind::Floats(steps) => steps.n_held(),
+            Kind::Tensor(steps) => match &*steps.storage_and_layout().0 {
+                candle_core::Storage::Cpu(storage) => storage.as_slice::<f32>().unwrap().len(),
+                _ => 0,
+            },
+        }
     }
 
     /// Batch, time and channels.
@@ -229,7 +242,7 @@ impl Steps {
             return Ok(Some(join_tensors(&pieces.collect::<Result<Vec<_>>>()?)?.into()));
         }
         for piece in pieces.iter_mut() {
-            // Padding that was made as a tensor.
+            // Some layers give tensors whatever they get.
             *piece = piece.take().map(Self::into_floats).transpose()?.map(Self::from);
         }
         let Some(last) = pieces.iter_mut().rev().find_map(Option::take) else {
