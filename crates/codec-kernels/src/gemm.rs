@@ -44,8 +44,8 @@ const ROW_UNIT: usize = BLOCK_ROWS;
 const BLOCK_DEPTH: usize = 512;
 /// Floats of a matrix that the second-level cache does not keep from one product to the next.
 const UNCACHED: usize = 1 << 17;
-/// Up to so many rows the CPU sees by itself what comes next.
-const FETCHED_BY_ITSELF: usize = 2;
+/// Up to so many rows a product waits for its weights alone, and the CPU sees by itself which come next.
+const FEWEST_ROWS: usize = 2;
 /// Steps of k in one round of the innermost loop.
 const UNROLLED: usize = 4;
 /// Rows of the tallest tile.
@@ -351,8 +351,8 @@ impl<W: Weight, const T: bool> Product<'_, W, T> {
         if n_threads > 1 && n_panels > 1 && rows.n_rows < BLOCK_ROWS {
             // Few rows: the weights are the larger side, and each thread reads only its own.
             let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-            // Pairs stay together where they are taken as such.
-            let unit = if rows.n_rows > TALLEST { PAIR } else { 1 };
+            // Pairs stay together, unless a thread were left without one.
+            let unit = if rows.n_rows > TALLEST || n_panels >= 2 * PAIR * n_threads { PAIR } else { 1 };
             let n_units = n_panels.div_ceil(unit);
             let n_parts = n_units.min(2 * n_threads);
             (0..n_parts).into_par_iter().for_each(|part| {
@@ -401,8 +401,8 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
     fn run<S: Simd>(self, s: S) {
         let Product { rows: all, matrix, order, .. } = self.product;
         let (n_rows, k) = (all.n_rows, matrix.k);
-        // A few rows pass the weights once, in the order in which they lie.
-        let few = n_rows <= S::TILE_ROWS;
+        // Rows of one tile that is as wide as a panel pass the weights once, in the order in which they lie.
+        let few = n_rows <= if 2 * S::LANES == PANEL { S::TILE_ROWS } else { FEWEST_ROWS };
         let max_depth = if few { k.max(1) } else { BLOCK_DEPTH };
         let mut spread = match !few && self.panels.len() > 1 && collides(all.pitch) {
             true => vec![0.0; BLOCK_ROWS * SPREAD_PITCH],
@@ -421,13 +421,9 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
                 let block = Block { left, row: rows.start, depth: depth.start };
                 let mut n_done = 0;
                 while n_done < self.panels.len() {
-                    n_done += match order {
-                        Order::Forwards if !few && self.is_pair::<S>(self.panels.start + n_done) => {
-                            self.pair(s, block, self.panels.start + n_done)
-                        }
-                        Order::Forwards => self.panel(s, block, self.panels.start + n_done),
-                        Order::Backwards => self.panel(s, block, self.panels.end - 1 - n_done),
-                    };
+                    let panels = self.next_panels::<S>(order, n_rows, n_done);
+                    n_done += panels.len();
+                    self.columns(s, block, panels);
                 }
             }
         }
@@ -435,14 +431,33 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
 }
 
 impl<W: Weight, const T: bool> Tiles<'_, W, T> {
-    /// Whether `panel` and the next one are taken together, as four vectors: where these are half a panel wide.
+    /// The panels that pass after `n_done` others: two where they share tiles, else one.
     ///
     /// A tile of 6 rows and 4 vectors loads less than one of 12 and 2: where two programs share a core, they share its
-    /// load ports too. Bytes would have to be converted twice as often.
+    /// load ports too. Bytes would have to be converted twice as often. With a row or two, more vectors are more chains
+    /// that do not wait for each other, and memory is read at two places at once.
     #[inline(always)]
-    fn is_pair<S: Simd>(&self, panel: usize) -> bool {
-        let suits = const { 2 * S::LANES == PANEL && !W::IS_SCALED };
-        suits && panel + 1 < self.panels.end && self.width(panel + 1) == PANEL
+    fn next_panels<S: Simd>(&self, order: Order, n_rows: usize, n_done: usize) -> Range<usize> {
+        let suits = match const { PANEL / S::LANES } {
+            2 if n_rows > S::TILE_ROWS => !W::IS_SCALED && order == Order::Forwards,
+            2 => n_rows <= FEWEST_ROWS,
+            4 => n_rows == 1 && !W::IS_SCALED,
+            _ => false,
+        };
+        let Range { start, end } = self.panels;
+        let may_pair = suits && end - start - n_done >= PAIR;
+        match order {
+            Order::Forwards => {
+                let first = start + n_done;
+                let is_pair = may_pair && self.width(first + 1) == PANEL;
+                first..first + if is_pair { PAIR } else { 1 }
+            }
+            Order::Backwards => {
+                let end = end - n_done;
+                let is_pair = may_pair && self.width(end - 1) == PANEL;
+                end - if is_pair { PAIR } else { 1 }..end
+            }
+        }
     }
 
     /// Columns of a panel.
@@ -450,34 +465,40 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         panel_width(self.product.matrix.n - panel * PANEL)
     }
 
-    /// Multiplies `block` with two panels; gives 2.
+    /// Multiplies `block` with what [`Tiles::next_panels`] gave.
     #[inline(always)]
-    fn pair<S: Simd>(&self, s: S, block: Block<'_>, panel: usize) -> usize {
-        let column = panel * PANEL;
-        let cols = (self.product.matrix.n - column).min(PAIR * PANEL);
-        let ahead = self.ahead(panel + PAIR, PAIR, block.depth);
-        self.stripe::<S, 4>(s, Stripe { block, column, cols, ahead });
-        PAIR
-    }
-
-    /// Multiplies `block` with one panel; gives 1.
-    #[inline(always)]
-    fn panel<S: Simd>(&self, s: S, block: Block<'_>, panel: usize) -> usize {
-        let mut column = panel * PANEL;
-        let end = self.product.matrix.n.min(column + PANEL);
-        let mut ahead = self.ahead(panel + 1, 1, block.depth);
-        while column < end {
-            let cols = (end - column).min(2 * S::LANES);
-            let stripe = Stripe { block, column, cols, ahead };
-            if cols > S::LANES {
-                self.stripe::<S, 2>(s, stripe);
-            } else {
-                self.stripe::<S, 1>(s, stripe);
+    fn columns<S: Simd>(&self, s: S, block: Block<'_>, panels: Range<usize>) {
+        let first = panels.start * PANEL;
+        let cols = self.product.matrix.n.min(panels.end * PANEL) - first;
+        let is_whole = self.width(panels.end - 1) == PANEL;
+        let ahead = self.ahead(panels.end, panels.len(), block.depth);
+        let stripe = Stripe { block, column: first, cols, ahead };
+        // Vectors in a panel, panels, rows. A few rows take panels whole, in the order in which memory is read soonest.
+        match (const { PANEL / S::LANES }, panels.len(), block.left.n_rows) {
+            (2, PAIR, _) => self.stripe::<S, 4>(s, stripe),
+            (4, PAIR, 1) => _ = self.tile::<S, 1, 8>(s, &stripe, 0, None),
+            (4, 1, n_rows @ 1..=4) if is_whole => {
+                for row in (0..n_rows - n_rows % 2).step_by(2) {
+                    self.tile::<S, 2, 4>(s, &stripe, row, None);
+                }
+                if n_rows % 2 == 1 {
+                    self.tile::<S, 1, 4>(s, &stripe, n_rows - 1, None);
+                }
             }
-            ahead = None;
-            column += cols;
+            _ => {
+                let mut ahead = ahead;
+                for column in (first..first + cols).step_by(2 * S::LANES) {
+                    let cols = (first + cols - column).min(2 * S::LANES);
+                    let stripe = Stripe { column, cols, ahead, ..stripe };
+                    if cols > S::LANES {
+                        self.stripe::<S, 2>(s, stripe);
+                    } else {
+                        self.stripe::<S, 1>(s, stripe);
+                    }
+                    ahead = None;
+                }
+            }
         }
-        1
     }
 
     /// Where the parts of up to `n_panels` panels from `next` on lie that begin at `depth`, if they are worth fetching:
@@ -488,7 +509,7 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
             || W::IS_SCALED
             // What comes next is then not the next panel.
             || order == Order::Backwards
-            || rows.n_rows <= FETCHED_BY_ITSELF
+            || rows.n_rows <= FEWEST_ROWS
             || next >= self.panels.end
         {
             return None;
@@ -518,6 +539,7 @@ struct Block<'a> {
 }
 
 /// A block times some columns of a panel, or of a pair of them.
+#[derive(Clone, Copy)]
 struct Stripe<'a> {
     block: Block<'a>,
     /// The first column.
@@ -573,7 +595,7 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         debug_assert!(depth + left.row_len <= k);
         debug_assert!(column + cols <= n && cols <= V * S::LANES);
         if V * S::LANES > PANEL {
-            debug_assert!(column == first && cols > PANEL && self.is_pair::<S>(first / PANEL));
+            debug_assert!(column == first && cols > PANEL && self.width(first / PANEL + 1) == PANEL);
         } else {
             debug_assert!(column - first + V * S::LANES <= width);
         }

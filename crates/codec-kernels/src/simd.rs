@@ -19,6 +19,9 @@ pub enum Level {
     Avx2,
     /// Whatever the compiler makes of `f32::mul_add`; fast where the target has FMA (aarch64).
     Portable,
+    /// 16 portable lanes: the tiles of AVX-512 on a CPU without it.
+    #[cfg(test)]
+    Wide,
 }
 
 thread_local! {
@@ -35,9 +38,12 @@ pub fn available_levels() -> impl Iterator<Item = Level> {
     let skip = match detected() {
         Level::Avx512 => 0,
         Level::Avx2 => 1,
-        Level::Portable => 2,
+        _ => 2,
     };
-    [Level::Avx512, Level::Avx2, Level::Portable].into_iter().skip(skip)
+    let levels = [Level::Avx512, Level::Avx2, Level::Portable].into_iter().skip(skip);
+    #[cfg(test)]
+    let levels = levels.chain([Level::Wide]);
+    levels
 }
 
 /// Runs `f` with the calls of this thread on `level`, for tests and benches.
@@ -81,10 +87,14 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
                 return token.dispatch(kernel);
             }
         }
-        Level::Portable => {}
+        _ => {}
+    }
+    #[cfg(test)]
+    if level == Level::Wide {
+        return kernel.run(Portable::<16>);
     }
     let _ = level;
-    kernel.run(Portable)
+    kernel.run(Portable::<8>)
 }
 
 fn detected() -> Level {
@@ -234,38 +244,42 @@ pub(crate) trait Simd: Copy + Send + Sync {
     }
 }
 
-/// Eight lanes in arrays: two NEON registers on aarch64.
+/// Lanes in arrays: eight are two NEON registers on aarch64.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Portable;
+pub(crate) struct Portable<const N: usize>;
 
 /// Applies `f` to each lane of two arrays.
 #[inline(always)]
-fn zip<A: Copy, B: Copy, R: Copy + Default>(a: [A; 8], b: [B; 8], f: impl Fn(A, B) -> R) -> [R; 8] {
-    let mut out = [R::default(); 8];
-    for i in 0..8 {
+fn zip<const N: usize, A: Copy, B: Copy, R: Copy + Default>(
+    a: [A; N],
+    b: [B; N],
+    f: impl Fn(A, B) -> R,
+) -> [R; N] {
+    let mut out = [R::default(); N];
+    for i in 0..N {
         out[i] = f(a[i], b[i]);
     }
     out
 }
 
 #[expect(unsafe_code, reason = "raw loads and stores of whole vectors")]
-impl Simd for Portable {
-    type V = [f32; 8];
-    type W = [f64; 8];
-    type M = [bool; 8];
-    type N = [bool; 8];
+impl<const N: usize> Simd for Portable<N> {
+    type V = [f32; N];
+    type W = [f64; N];
+    type M = [bool; N];
+    type N = [bool; N];
 
-    const LANES: usize = 8;
-    const TILE_ROWS: usize = 6;
+    const LANES: usize = N;
+    const TILE_ROWS: usize = if N == MAX_LANES { 12 } else { 6 };
 
     #[inline(always)]
     unsafe fn load_ptr(self, xs: *const f32) -> Self::V {
-        // SAFETY: the caller vouches for eight floats; arrays of f32 need no more alignment than f32.
-        unsafe { xs.cast::<[f32; 8]>().read() }
+        // SAFETY: the caller vouches for `N` floats; arrays of f32 need no more alignment than f32.
+        unsafe { xs.cast::<[f32; N]>().read() }
     }
     #[inline(always)]
     unsafe fn load_part(self, xs: *const f32, n: usize) -> Self::V {
-        let mut v = [0.0; 8];
+        let mut v = [0.0; N];
         for (i, x) in v.iter_mut().enumerate().take(n) {
             // SAFETY: the caller vouches for `n` floats.
             *x = unsafe { *xs.add(i) };
@@ -274,13 +288,13 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_bytes_ptr(self, xs: *const i8) -> Self::V {
-        // SAFETY: the caller vouches for eight integers.
-        unsafe { xs.cast::<[i8; 8]>().read() }.map(f32::from)
+        // SAFETY: the caller vouches for `N` integers.
+        unsafe { xs.cast::<[i8; N]>().read() }.map(f32::from)
     }
     #[inline(always)]
     unsafe fn store_ptr(self, v: Self::V, out: *mut f32) {
-        // SAFETY: the caller vouches for eight floats.
-        unsafe { out.cast::<[f32; 8]>().write(v) }
+        // SAFETY: the caller vouches for `N` floats.
+        unsafe { out.cast::<[f32; N]>().write(v) }
     }
     #[inline(always)]
     unsafe fn store_part(self, v: Self::V, out: *mut f32, n: usize) {
@@ -291,18 +305,18 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_wide_ptr(self, xs: *const f64) -> Self::W {
-        // SAFETY: the caller vouches for eight doubles.
-        unsafe { xs.cast::<[f64; 8]>().read() }
+        // SAFETY: the caller vouches for `N` doubles.
+        unsafe { xs.cast::<[f64; N]>().read() }
     }
     #[inline(always)]
     unsafe fn store_wide_ptr(self, w: Self::W, out: *mut f64) {
-        // SAFETY: the caller vouches for eight doubles.
-        unsafe { out.cast::<[f64; 8]>().write(w) }
+        // SAFETY: the caller vouches for `N` doubles.
+        unsafe { out.cast::<[f64; N]>().write(w) }
     }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
-        [x; 8]
+        [x; N]
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -322,14 +336,14 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
-        for i in 0..8 {
+        for i in 0..N {
             c[i] = a[i].mul_add(b[i], c[i]);
         }
         c
     }
     #[inline(always)]
     fn fnma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
-        for i in 0..8 {
+        for i in 0..N {
             c[i] = (-a[i]).mul_add(b[i], c[i]);
         }
         c
@@ -352,7 +366,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn select(self, m: Self::M, yes: Self::V, mut no: Self::V) -> Self::V {
-        for i in 0..8 {
+        for i in 0..N {
             no[i] = if m[i] { yes[i] } else { no[i] };
         }
         no
@@ -376,7 +390,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn wide_splat(self, x: f64) -> Self::W {
-        [x; 8]
+        [x; N]
     }
     #[inline(always)]
     fn wide_add(self, a: Self::W, b: Self::W) -> Self::W {
@@ -400,14 +414,14 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn wide_fma(self, a: Self::W, b: Self::W, mut c: Self::W) -> Self::W {
-        for i in 0..8 {
+        for i in 0..N {
             c[i] = a[i].mul_add(b[i], c[i]);
         }
         c
     }
     #[inline(always)]
     fn wide_fnma(self, a: Self::W, b: Self::W, mut c: Self::W) -> Self::W {
-        for i in 0..8 {
+        for i in 0..N {
             c[i] = (-a[i]).mul_add(b[i], c[i]);
         }
         c
@@ -418,7 +432,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn wide_select(self, m: Self::N, yes: Self::W, mut no: Self::W) -> Self::W {
-        for i in 0..8 {
+        for i in 0..N {
             no[i] = if m[i] { yes[i] } else { no[i] };
         }
         no
@@ -458,7 +472,7 @@ mod tests {
     #[test]
     fn levels_that_the_cpu_lacks_are_refused() {
         let available: Vec<Level> = available_levels().collect();
-        assert_eq!(available.last(), Some(&Level::Portable));
+        assert_eq!(available[available.len() - 2..], [Level::Portable, Level::Wide]);
         for each in [Level::Avx512, Level::Avx2, Level::Portable] {
             assert_eq!(with_level(each, level).ok(), available.contains(&each).then_some(each));
         }
