@@ -16,6 +16,7 @@ use self::narrow::NarrowRows;
 use self::operands::{Ahead, Fetch, LeftRows, Operands, load_columns, store_columns};
 use self::weights::{Weight, Weights};
 use crate::error::{Error, Result, expect_len, product};
+use crate::memory::Memory;
 use crate::pages::{LINE, Lines};
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch, level};
@@ -351,7 +352,7 @@ impl<W: Weight, const T: bool> Product<'_, W, T> {
         if n_threads > 1 && n_panels > 1 && rows.n_rows < BLOCK_ROWS {
             // Few rows: the weights are the larger side, and each thread reads only its own.
             let out = Columns { data: out.as_mut_ptr(), pitch: matrix.n };
-            // Pairs stay together, unless a thread were left without one.
+            // Pairs stay together; those of a row or two where there are enough for all threads.
             let unit = if rows.n_rows > TALLEST || n_panels >= 2 * PAIR * n_threads { PAIR } else { 1 };
             let n_units = n_panels.div_ceil(unit);
             let n_parts = n_units.min(2 * n_threads);
@@ -401,22 +402,20 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
     fn run<S: Simd>(self, s: S) {
         let Product { rows: all, matrix, order, .. } = self.product;
         let (n_rows, k) = (all.n_rows, matrix.k);
-        // Rows of one tile that is as wide as a panel pass the weights once, in the order in which they lie.
-        let few = n_rows <= if 2 * S::LANES == PANEL { S::TILE_ROWS } else { FEWEST_ROWS };
+        // A few rows pass the weights once, in the order in which they lie.
+        let few = n_rows <= S::TILE_ROWS;
         let max_depth = if few { k.max(1) } else { BLOCK_DEPTH };
-        let mut spread = match !few && self.panels.len() > 1 && collides(all.pitch) {
-            true => vec![0.0; BLOCK_ROWS * SPREAD_PITCH],
-            false => Vec::new(),
-        };
+        let must_spread = !few && self.panels.len() > 1 && collides(all.pitch);
+        let mut spread = must_spread.then(|| Memory::new(BLOCK_ROWS * SPREAD_PITCH));
         for first in (0..n_rows).step_by(BLOCK_ROWS) {
             let rows = first..(first + BLOCK_ROWS).min(n_rows);
             // At least one round, which stores the start where k is zero.
             for first in (0..k.max(1)).step_by(max_depth) {
                 let depth = first..(first + max_depth).min(k);
                 let mut left = all.slice(rows.clone()).part(depth.clone());
-                if !spread.is_empty() {
-                    left.copy_to(&mut spread, SPREAD_PITCH);
-                    left = Rows { data: &spread, pitch: SPREAD_PITCH, ..left };
+                if let Some(spread) = spread.as_mut().and_then(Memory::values_mut) {
+                    left.copy_to(spread, SPREAD_PITCH);
+                    left = Rows { data: spread, pitch: SPREAD_PITCH, ..left };
                 }
                 let block = Block { left, row: rows.start, depth: depth.start };
                 let mut n_done = 0;
@@ -435,7 +434,7 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     ///
     /// A tile of 6 rows and 4 vectors loads less than one of 12 and 2: where two programs share a core, they share its
     /// load ports too. Bytes would have to be converted twice as often. With a row or two, more vectors are more chains
-    /// that do not wait for each other, and memory is read at two places at once.
+    /// that do not wait for each other, and two panels are two places at which memory is read.
     #[inline(always)]
     fn next_panels<S: Simd>(&self, order: Order, n_rows: usize, n_done: usize) -> Range<usize> {
         let suits = match const { PANEL / S::LANES } {
@@ -473,18 +472,12 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
         let is_whole = self.width(panels.end - 1) == PANEL;
         let ahead = self.ahead(panels.end, panels.len(), block.depth);
         let stripe = Stripe { block, column: first, cols, ahead };
-        // Vectors in a panel, panels, rows. A few rows take panels whole, in the order in which memory is read soonest.
+        // Vectors in a panel, panels, rows. A row or two take panels whole, as they lie in memory.
         match (const { PANEL / S::LANES }, panels.len(), block.left.n_rows) {
             (2, PAIR, _) => self.stripe::<S, 4>(s, stripe),
             (4, PAIR, 1) => _ = self.tile::<S, 1, 8>(s, &stripe, 0, None),
-            (4, 1, n_rows @ 1..=4) if is_whole => {
-                for row in (0..n_rows - n_rows % 2).step_by(2) {
-                    self.tile::<S, 2, 4>(s, &stripe, row, None);
-                }
-                if n_rows % 2 == 1 {
-                    self.tile::<S, 1, 4>(s, &stripe, n_rows - 1, None);
-                }
-            }
+            (4, 1, 1) if is_whole => _ = self.tile::<S, 1, 4>(s, &stripe, 0, None),
+            (4, 1, 2) if is_whole => _ = self.tile::<S, 2, 4>(s, &stripe, 0, None),
             _ => {
                 let mut ahead = ahead;
                 for column in (first..first + cols).step_by(2 * S::LANES) {

@@ -100,8 +100,8 @@ pub trait Quantizer: Debug + Send + Sync {
     /// Codes latents with the first codebooks, as many as there are `rows`, and appends its codes to each row. Ties
     /// go to the lowest index.
     ///
-    /// For few frames it allocates nothing but the rows, once it has coded as many before on this thread; a
-    /// [`Grouped`] one does.
+    /// For few frames it allocates nothing but the rows, once it has coded as many before on this thread.
+    /// [`Grouped`] allocates in each call.
     ///
     /// # Errors
     /// [`Error::Range`] when the number of rows is not in 1..=`layout().n_codebooks()`,

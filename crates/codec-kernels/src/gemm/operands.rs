@@ -154,15 +154,10 @@ impl<S: Simd, W: Weight, const R: usize, const V: usize> Operands<S, W, R, V> {
 pub(super) unsafe fn load_columns<S: Simd, const V: usize>(s: S, xs: *const f32, cols: usize) -> [S::V; V] {
     let mut out = [s.splat(0.0); V];
     for (v, out) in out.iter_mut().enumerate() {
-        let left = cols.saturating_sub(v * S::LANES);
+        // Wrapping: a vector of which no column is left may begin past the end.
+        let (left, place) = (cols.saturating_sub(v * S::LANES), xs.wrapping_add(v * S::LANES));
         // SAFETY: `left` is what the caller's `cols` leave at this offset.
-        *out = unsafe {
-            if left >= S::LANES {
-                s.load_ptr(xs.add(v * S::LANES))
-            } else {
-                s.load_part(xs.add(v * S::LANES), left)
-            }
-        };
+        *out = unsafe { if left >= S::LANES { s.load_ptr(place) } else { s.load_part(place, left) } };
     }
     out
 }
@@ -180,13 +175,13 @@ pub(super) unsafe fn store_columns<S: Simd, const V: usize>(
     cols: usize,
 ) {
     for (v, vector) in vectors.into_iter().enumerate() {
-        let left = cols.saturating_sub(v * S::LANES);
+        let (left, place) = (cols.saturating_sub(v * S::LANES), out.wrapping_add(v * S::LANES));
         // SAFETY: `left` is what the caller's `cols` leave at this offset.
         unsafe {
             if left >= S::LANES {
-                s.store_ptr(vector, out.add(v * S::LANES));
+                s.store_ptr(vector, place);
             } else {
-                s.store_part(vector, out.add(v * S::LANES), left);
+                s.store_part(vector, place, left);
             }
         }
     }

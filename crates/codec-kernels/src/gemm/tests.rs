@@ -31,9 +31,13 @@ impl Case {
         [Start::Zero, Start::Bias(bias), Start::Accumulate][usize::from(self.start)]
     }
 
-    /// The definition: one chain per element.
     fn reference(&self) -> Vec<f32> {
-        let (data, (weights, _)) = (self.data(), self.matrix());
+        self.chains(&self.matrix().0)
+    }
+
+    /// The definition: one chain per element.
+    fn chains(&self, weights: &[f32]) -> Vec<f32> {
+        let data = self.data();
         let (bias, mut out) = (noise(self.seed + 2, self.n), noise(self.seed + 3, self.m * self.n));
         for (i, out) in out.iter_mut().enumerate() {
             let (row, column) = (i / self.n, i % self.n);
@@ -186,6 +190,33 @@ fn pairs_of_panels_give_the_chains_of_single_ones() {
             for pitch in [7, COLLIDING_PITCH] {
                 let case = Case { m, k: 1500, n, pitch, start: 1, seed: 9 };
                 assert_eq!(bits(&case.reference()), bits(&same_everywhere(|| case.run())), "{m} {n} {pitch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_or_two_give_the_same_chains_with_bytes_and_backwards() {
+    for m in [1, 2, 3] {
+        for n in [49, 96, 113, 145, 177, 400] {
+            let case = Case { m, k: 600, n, pitch: 600, start: 1, seed: 5 };
+            let (data, bias, mut weights) = (case.data(), noise(case.seed + 2, n), case.matrix().0);
+            for is_quantized in [false, true] {
+                if is_quantized {
+                    quantize_columns(&mut weights, n).unwrap();
+                }
+                let matrix = PackedMatrix::new(&weights, case.k, n).unwrap();
+                assert_eq!(matches!(matrix.weights, Weights::Bytes { .. }), is_quantized);
+                let want = bits(&case.chains(&weights));
+                for order in [Order::Forwards, Order::Backwards] {
+                    let got = same_everywhere(|| {
+                        let mut out = vec![0.0; m * n];
+                        let rows = Rows::new(&data, m, case.k, case.pitch).unwrap();
+                        gemm_in_order(rows, &matrix, case.start(&bias), &mut out, order).unwrap();
+                        out
+                    });
+                    assert_eq!(bits(&got), want, "{m} rows, {n} columns, {is_quantized}, {order:?}");
+                }
             }
         }
     }

@@ -285,7 +285,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&mut self) -> Result<Option<Steps>> {
-        let mut chunk = Chunk { steps: Steps::join(&mut self.pieces)?, end: self.end };
+        let mut chunk = Chunk { steps: Steps::join(&mut std::mem::take(&mut self.pieces))?, end: self.end };
         for (layer, state) in self.layers.iter().zip(self.states.iter_mut()) {
             chunk = layer.step(state, chunk)?;
         }
@@ -449,7 +449,7 @@ mod tests {
         const WIDE: usize = 96;
         let mut rng = Rng::new(7);
         let net: Net = (0..6).map(|_| conv(&mut rng, WIDE, WIDE, 1, 1)).collect();
-        // Pieces of the first stage that are joined to more than what one thread makes for itself.
+        // Small pieces that become large chunks, and the other way round.
         let stages = (0..6).map(|i| Stage { layers: i..i + 1, n_steps: if i % 2 == 0 { 300 } else { 1100 } });
         let pipeline = Pipeline { net, stages: stages.collect(), one_piece: 4 };
         let xs = rng.tensor(&[1, 8000, WIDE]);

@@ -124,9 +124,11 @@ impl Layer for Attention {
         let mut chunk = chunk.normalized();
         let end = chunk.end;
         if self.sight == Sight::Clip {
-            state.clip.push(chunk.steps.take())?;
+            let steps = chunk.steps.take();
             if end {
-                chunk.steps = state.clip.take()?;
+                chunk.steps = state.clip.close(steps)?;
+            } else {
+                state.clip.push(steps)?;
             }
         }
         let chunk = chunk.map_steps(|xs| {

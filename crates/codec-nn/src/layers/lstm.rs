@@ -107,8 +107,8 @@ impl Layer for BiLstm {
 
     fn step(&self, clip: &mut Clip, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
-        clip.push(steps)?;
         if !end {
+            clip.push(steps)?;
             return Ok(Chunk { steps: None, end });
         }
         let reversed = |xs: &Tensor| xs.contiguous()?.flip(&[1]);
@@ -120,7 +120,7 @@ impl Layer for BiLstm {
             }
             Ok(xs)
         };
-        let clip = Chunk { steps: clip.take()?, end };
+        let clip = Chunk { steps: clip.close(steps)?, end };
         clip.map_steps(|xs| xs.map_tensor(both_ways))
     }
 

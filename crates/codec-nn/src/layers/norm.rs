@@ -134,11 +134,11 @@ impl Layer for GroupNorm {
 
     fn step(&self, segment: &mut Clip, chunk: Chunk) -> Result<Chunk> {
         let Chunk { steps, end } = chunk.normalized();
-        segment.push(steps)?;
         if !end {
-            return Ok(Chunk { steps: None, end: false });
+            segment.push(steps)?;
+            return Ok(Chunk { steps: None, end });
         }
-        let segment = Chunk { steps: segment.take()?, end: true };
+        let segment = Chunk { steps: segment.close(steps)?, end };
         let norm = |xs: Tensor| ops::group_norm(&xs, self.n_groups, &self.gamma, &self.beta, self.epsilon);
         segment.map_steps(|xs| xs.map_tensor(norm))
     }

@@ -101,8 +101,9 @@ impl Clip {
         Ok(())
     }
 
-    /// Takes all steps; `None` where there are none.
-    pub(super) fn take(&mut self) -> Result<Option<Steps>> {
+    /// Takes all steps, of which these are the last; `None` where there are none.
+    pub(super) fn close(&mut self, last: Option<Steps>) -> Result<Option<Steps>> {
+        self.pieces.push(last);
         Steps::join(&mut std::mem::take(&mut self.pieces))
     }
 }
@@ -177,7 +178,8 @@ mod tests {
             assert!(clip.is_empty());
             clip.push(Some(steps.narrow(3, 50).unwrap())).unwrap();
             assert!(clip.pieces.iter().flatten().all(|piece| piece.n_held() <= 64));
-            assert_eq!(clip.take().unwrap().unwrap().n_steps().unwrap(), 50);
+            assert_eq!(clip.close(Some(steps)).unwrap().unwrap().n_steps().unwrap(), 1050);
+            assert!(clip.is_empty() && clip.close(None).unwrap().is_none());
         }
     }
 }

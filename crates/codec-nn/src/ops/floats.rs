@@ -47,7 +47,7 @@ impl Floats {
         let len = batch * n_steps * channels;
         let mut memory = Memory::new(room + len);
         // Nobody else can have what was just made.
-        let values = memory.values_mut().ok_or(Error::unsupported("memory", "shared"))?;
+        let values = memory.values_mut().ok_or_else(|| Error::unsupported("memory", "shared"))?;
         fill(&mut values[room..room + len])?;
         Ok(Self { memory, batch, n_steps, channels, start: room, pitch: n_steps * channels })
     }
