@@ -400,7 +400,7 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Product { rows: all, matrix, order, .. } = self.product;
+        let Product { rows: all, matrix, .. } = self.product;
         let (n_rows, k) = (all.n_rows, matrix.k);
         // A few rows pass the weights once, in the order in which they lie.
         let few = n_rows <= S::TILE_ROWS;
@@ -420,7 +420,7 @@ impl<W: Weight, const T: bool> Kernel for Tiles<'_, W, T> {
                 let block = Block { left, row: rows.start, depth: depth.start };
                 let mut n_done = 0;
                 while n_done < self.panels.len() {
-                    let panels = self.next_panels::<S>(order, n_rows, n_done);
+                    let panels = self.next_panels::<S>(n_done);
                     n_done += panels.len();
                     self.columns(s, block, panels);
                 }
@@ -436,7 +436,8 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
     /// load ports too. Bytes would have to be converted twice as often. With a row or two, more vectors are more chains
     /// that do not wait for each other, and two panels are two places at which memory is read.
     #[inline(always)]
-    fn next_panels<S: Simd>(&self, order: Order, n_rows: usize, n_done: usize) -> Range<usize> {
+    fn next_panels<S: Simd>(&self, n_done: usize) -> Range<usize> {
+        let (n_rows, order) = (self.product.rows.n_rows, self.product.order);
         let suits = match const { PANEL / S::LANES } {
             2 if n_rows > S::TILE_ROWS => !W::IS_SCALED && order == Order::Forwards,
             2 => n_rows <= FEWEST_ROWS,
@@ -444,19 +445,12 @@ impl<W: Weight, const T: bool> Tiles<'_, W, T> {
             _ => false,
         };
         let Range { start, end } = self.panels;
-        let may_pair = suits && end - start - n_done >= PAIR;
-        match order {
-            Order::Forwards => {
-                let first = start + n_done;
-                let is_pair = may_pair && self.width(first + 1) == PANEL;
-                first..first + if is_pair { PAIR } else { 1 }
-            }
-            Order::Backwards => {
-                let end = end - n_done;
-                let is_pair = may_pair && self.width(end - 1) == PANEL;
-                end - if is_pair { PAIR } else { 1 }..end
-            }
-        }
+        let next = |n: usize| match order {
+            Order::Forwards => start + n_done..start + n_done + n,
+            Order::Backwards => end - n_done - n..end - n_done,
+        };
+        let is_pair = suits && end - start - n_done >= PAIR && self.width(next(PAIR).end - 1) == PANEL;
+        next(if is_pair { PAIR } else { 1 })
     }
 
     /// Columns of a panel.

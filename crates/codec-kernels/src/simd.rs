@@ -75,25 +75,23 @@ pub(crate) trait Kernel {
 
 /// Runs `kernel` on `level`, or on the portable lanes where the CPU lacks it.
 pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
     match level {
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512 => {
             if let Some(token) = x86::Avx512::new() {
                 return token.dispatch(kernel);
             }
         }
+        #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
             if let Some(token) = x86::Avx2::new() {
                 return token.dispatch(kernel);
             }
         }
+        #[cfg(test)]
+        Level::Wide => return kernel.run(Portable::<16>),
         _ => {}
     }
-    #[cfg(test)]
-    if level == Level::Wide {
-        return kernel.run(Portable::<16>);
-    }
-    let _ = level;
     kernel.run(Portable::<8>)
 }
 
@@ -270,6 +268,7 @@ impl<const N: usize> Simd for Portable<N> {
     type N = [bool; N];
 
     const LANES: usize = N;
+    // As the levels of so many lanes have them.
     const TILE_ROWS: usize = if N == MAX_LANES { 12 } else { 6 };
 
     #[inline(always)]
