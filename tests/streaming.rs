@@ -263,7 +263,7 @@ fn rounded_weights_reach_both_networks_and_stream_as_the_whole_clip() -> Result<
         let xs: Vec<f32> = (0..rate).map(|t| (0.3 * (t as f32 * 0.05).sin()).powi(2)).collect();
         let clip = AudioBuffer::mono(rate as u32, xs.clone())?;
         let outputs = |precision: Precision| -> Result<[Vec<f32>; 2]> {
-            let checkpoint = checkpoint.clone().in_precision(precision);
+            let checkpoint = checkpoint.clone().with_options(precision);
             let nets = pool.install(|| networks(&checkpoint))?;
             let latents = nets.encoder.forward(&Tensor::from_slice(&xs, (1, rate, 1), &Device::Cpu)?)?;
             let latents = latents.ok_or("no latents")?;
@@ -277,7 +277,7 @@ fn rounded_weights_reach_both_networks_and_stream_as_the_whole_clip() -> Result<
             let share = power(&apart) / power(exact);
             assert!(share > 1e-9 && share < 0.1, "{family}: {share:e} of the power");
         }
-        let checkpoint = checkpoint.in_precision(Precision::Int8);
+        let checkpoint = checkpoint.with_options(Precision::Int8);
         let codec = load_checkpoint(&checkpoint, &Device::Cpu)?.codec;
         let n_codebooks = codec.info().layout.n_codebooks();
         let codes = codec.encode(&clip, n_codebooks)?;

@@ -5,7 +5,7 @@ use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioSpec, Codec, CodecInfo, PerChannel};
 use codec_io::tokens::TokenHeader;
-use codec_nn::Precision;
+use codec_models::{LoadOptions, Precision, Purpose};
 
 /// How the user names a model and where it is to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -152,15 +152,15 @@ impl ModelArgs {
     ///
     /// # Errors
     /// When the model is unknown, its files are not found, or they do not load.
-    pub(crate) fn load(&self) -> Result<Model> {
-        self.load_or(codec_models::DEFAULT)
+    pub(crate) fn load(&self, purpose: Purpose) -> Result<Model> {
+        self.load_or(codec_models::DEFAULT, purpose)
     }
 
     /// Loads the model that the user named, or the one that made a token file.
     ///
     /// # Errors
     /// As [`ModelArgs::load`].
-    pub(crate) fn load_or(&self, otherwise: &str) -> Result<Model> {
+    pub(crate) fn load_or(&self, otherwise: &str, purpose: Purpose) -> Result<Model> {
         let name = self.model.as_deref().unwrap_or(otherwise);
         if name.is_empty() {
             bail!("--model: no name is given");
@@ -168,7 +168,8 @@ impl ModelArgs {
         if self.weights != WeightKind::Float32 && self.device != DeviceKind::Cpu {
             bail!("--weights {} works on the CPU alone", self.weights.name());
         }
-        let loaded = codec_models::load_in(name, &self.device.open()?, self.weights.precision())?;
+        let options = LoadOptions { precision: self.weights.precision(), purpose };
+        let loaded = codec_models::load_with(name, &self.device.open()?, options)?;
         interrupt::check()?;
         Ok(Model { codec: loaded.codec, sha256: loaded.sha256 })
     }

@@ -18,7 +18,7 @@
 mod embedded;
 mod error;
 
-pub use codec_nn::Loaded;
+pub use codec_nn::{LoadOptions, Loaded, Precision, Purpose};
 pub use embedded::embedded;
 pub use error::{Error, Result};
 
@@ -26,7 +26,6 @@ use candle_core::Device;
 use codec_hub::{Found, Store};
 use codec_io::card::{self, CardSource, ModelCard};
 use codec_io::tokens::WeightsHash;
-use codec_nn::Precision;
 use codec_nn::families::load_checkpoint;
 use codec_nn::weights::Checkpoint;
 use std::collections::BTreeMap;
@@ -41,16 +40,16 @@ pub const DEFAULT: &str = "codec-16khz";
 /// [`Error::Unknown`] when it is neither; [`Error::Absent`] when the model's files are not on this machine;
 /// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load.
 pub fn load(name: &str, device: &Device) -> Result<Loaded> {
-    load_in(name, device, Precision::Float32)
+    load_with(name, device, LoadOptions::default())
 }
 
-/// As [`load`], with the weights in this precision.
+/// As [`load`], in a precision and for a purpose.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_in(name: &str, device: &Device, precision: Precision) -> Result<Loaded> {
+pub fn load_with(name: &str, device: &Device, options: impl Into<LoadOptions>) -> Result<Loaded> {
     let (checkpoint, of_card) = find(name, device)?;
-    let checkpoint = checkpoint.in_precision(precision);
+    let checkpoint = checkpoint.with_options(options);
     let loaded = load_checkpoint(&checkpoint, device);
     // The digests take as long as the loading, beside which they are computed; other files than those that are
     // expected are the better explanation of a failure.

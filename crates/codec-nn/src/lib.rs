@@ -44,4 +44,4 @@ pub mod weights;
 pub use codec::{Net, Networks};
 pub use error::{Error, Result};
 pub use families::{Loaded, load};
-pub use ops::Precision;
+pub use ops::{LoadOptions, Precision, Purpose};

@@ -3,6 +3,7 @@
 //! The look-up itself is codec-core's; [`QuantizerNet::fixed`] makes it from the tensors.
 
 use crate::error::Result;
+use crate::ops::load_each;
 use candle_core::Tensor;
 use codec_core::quantizer::{BeamRvq, Distance, Fsq, Projection, Projections, Quantizer, Rvq, SplitRvq, Vq};
 use codec_core::{CodeLayout, CodebookSpec};
@@ -146,8 +147,11 @@ impl ResidualNet {
     /// # Errors
     /// As [`QuantizerNet::fixed`].
     pub fn fixed(&self) -> Result<Rvq> {
-        let stages = self.stages.iter().map(|stage| Ok((stage.fixed()?, stage.stride)));
-        let rvq = Rvq::with_strides(stages.collect::<Result<_>>()?)?;
+        let stage = |stage_idx: usize| {
+            let stage = &self.stages[stage_idx];
+            Ok((stage.fixed()?, stage.stride))
+        };
+        let rvq = Rvq::with_strides(load_each(self.stages.len(), stage)?)?;
         Ok(match &self.projections {
             Some(projections) => rvq.with_projections(projections.fixed()?)?,
             None => rvq,

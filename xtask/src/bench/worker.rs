@@ -35,7 +35,7 @@ fn answer(worker: &mut Option<Worker>, request: &Request, precision: Precision) 
         Request::Load { model, audio, n_codebooks, step_samples, n_threads, .. } => {
             rayon::ThreadPoolBuilder::new().num_threads(*n_threads).build_global()?;
             let began = Instant::now();
-            let checkpoint = Checkpoint::open(model, &Device::Cpu)?.in_precision(precision);
+            let checkpoint = Checkpoint::open(model, &Device::Cpu)?.with_options(precision);
             let codec = load_checkpoint(&checkpoint, &Device::Cpu)?.codec;
             let seconds = began.elapsed().as_secs_f64();
             *worker = Some(Worker::new(codec, audio, *n_codebooks, *step_samples)?);

@@ -9,6 +9,7 @@ use crate::tokens::open;
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, anyhow, bail};
 use codec_io::tokens::{self, TokenError, TokenReader, WeightsHash};
+use codec_models::Purpose;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -186,6 +187,6 @@ impl<'a> Models<'a> {
     }
 
     fn load(&self, name: &str) -> Result<Arc<Model>> {
-        Ok(Arc::new(self.args.load_or(name)?))
+        Ok(Arc::new(self.args.load_or(name, Purpose::Decoding)?))
     }
 }

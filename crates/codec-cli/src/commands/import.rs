@@ -13,6 +13,7 @@ use codec_io::exchange::dac::{Clip, DacFile};
 use codec_io::exchange::ecdc::EcdcReader;
 use codec_io::exchange::{self, TokenArrays};
 use codec_io::tokens::{EXTENSION, TokenHeader, Totals, WeightsHash};
+use codec_models::Purpose;
 use serde::Serialize;
 use std::io::Read;
 use std::path::PathBuf;
@@ -291,7 +292,7 @@ fn identify(
     if codec_models::as_path(name).is_some() || codec_models::is_here(name)? {
         let model =
             ModelArgs { model: Some(name.to_owned()), device: DeviceKind::Cpu, weights: WeightKind::Float32 }
-                .load()?;
+                .load(Purpose::Both)?;
         return Ok((model.codec.info().clone(), model.sha256.into()));
     }
     reporter.note(&format!(

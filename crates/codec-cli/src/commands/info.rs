@@ -9,6 +9,7 @@ use crate::tokens::open;
 use anyhow::{Context, Result};
 use codec_core::Codec;
 use codec_io::tokens::{self, CodeStats, TokenHeader, Totals, WeightsHash};
+use codec_models::Purpose;
 use serde::Serialize;
 use std::fmt::Write;
 use std::io::Read;
@@ -170,7 +171,7 @@ struct Codebook {
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let reporter = Reporter::new(global, false);
-    let model = if args.model.model.is_some() { Some(args.model.load()?) } else { None };
+    let model = if args.model.model.is_some() { Some(args.model.load(Purpose::Both)?) } else { None };
     if let (Some(model), []) = (&model, args.inputs.as_slice()) {
         let outcome = of_model(model)?;
         reporter.result(|| describe_model(&outcome), &outcome)?;

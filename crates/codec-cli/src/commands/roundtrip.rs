@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use codec_core::{AudioBuffer, Codec, Codes, Decoder, Encoder};
 use codec_io::tokens::{TokenHeader, TokenWriter, Totals, file_bitrate};
 use codec_metrics::SiSdr;
+use codec_models::Purpose;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -73,11 +74,13 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let kinds = Kinds { takes: &AUDIO_EXTENSIONS, makes: "wav" };
     let jobs = inputs::pair(&args.inputs, Some(&args.output), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
-    let model = args.model.load()?;
+    let model = args.model.load(Purpose::Both)?;
     model.expect_encoder()?;
     let exact = match args.model.weights {
         WeightKind::Float32 => None,
-        WeightKind::Int8 => Some(ModelArgs { weights: WeightKind::Float32, ..args.model.clone() }.load()?),
+        WeightKind::Int8 => {
+            Some(ModelArgs { weights: WeightKind::Float32, ..args.model.clone() }.load(Purpose::Both)?)
+        }
     };
     Ok(for_each(&jobs, &reporter, |job| {
         let outcome = roundtrip(job, args, &model, exact.as_ref(), &reporter);

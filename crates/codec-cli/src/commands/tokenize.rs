@@ -10,6 +10,7 @@ use crate::{Global, interrupt};
 use anyhow::{Context, Result, bail};
 use codec_core::{Codec, Codes};
 use codec_io::tokens::{EXTENSION, TokenHeader, TokenReader, Totals};
+use codec_models::Purpose;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     let kinds = Kinds { takes: &AUDIO_EXTENSIONS, makes: EXTENSION };
     let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
-    let model = args.model.load()?;
+    let model = args.model.load(Purpose::Encoding)?;
     model.expect_encoder()?;
     Ok(for_each(&jobs, &reporter, |job| {
         if !args.force && is_there(&job.output) {

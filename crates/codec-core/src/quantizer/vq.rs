@@ -10,6 +10,7 @@ use crate::quantizer::{Distance, Latents, Projections, Quantizer, check_finite};
 use codec_kernels::{
     PackedMatrix, Rows, Start, covered_by_minimum, gemm, n_minima, squared_distances, squared_norms,
 };
+use std::borrow::Cow;
 
 /// One codebook, optionally between two projections.
 ///
@@ -57,9 +58,9 @@ impl Vq {
         let layout = CodeLayout::new(vec![CodebookSpec { size: codebook_size(entries), stride: 1 }])?;
         check_finite("codebook", &codebook)?;
 
-        let mut searched = codebook.clone();
+        let mut searched = Cow::Borrowed(&codebook);
         if distance == Distance::Cosine {
-            normalize(&mut searched, codebook_dim, &mut vec![0.0; entries.n_frames()])?;
+            normalize(searched.to_mut(), codebook_dim, &mut vec![0.0; entries.n_frames()])?;
         }
         let panels = searched.chunks(PANEL_ENTRIES.saturating_mul(codebook_dim));
         let panels = panels.map(|entries| Panel::new(entries, codebook_dim)).collect::<Result<_>>()?;

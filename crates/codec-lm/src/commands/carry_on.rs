@@ -11,6 +11,7 @@ use codec_io::{AudioReader, WavFormat, WavWriter};
 use codec_lm::LanguageModel;
 use codec_lm::generate::{Generator, Options};
 use codec_lm::sampling::{Sampler, Sampling};
+use codec_models::Purpose;
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -242,7 +243,8 @@ fn make(args: &Common, prompt: Option<Prompt<'_>>, reporter: Reporter) -> Result
     let reader = prompt.map(|prompt| prompt::open(prompt.path)).transpose()?;
     let model = args.lm.load()?;
     let options = args.fit(options, model.as_ref())?;
-    let loaded = args.codec.load(model.codec(), reporter)?;
+    let purpose = if prompt.is_some() { Purpose::Both } else { Purpose::Decoding };
+    let loaded = args.codec.load(model.codec(), purpose, reporter)?;
     let (model, codec) = (model.as_ref(), loaded.codec.as_ref());
     check_codec(model, codec)?;
 

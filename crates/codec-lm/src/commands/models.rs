@@ -7,7 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use codec_lm::LanguageModel;
 use codec_lm::config::CodecIdentity;
 use codec_lm::families::check_n_codebooks;
-use codec_models::Loaded;
+use codec_models::{Loaded, Purpose};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -59,10 +59,15 @@ impl CodecArgs {
     /// The codec that was named, or that of the language model.
     ///
     /// A codec of the same name with other weights, such as a later training of it, is used with a note.
-    pub(crate) fn load(&self, expected: Option<&CodecIdentity>, reporter: Reporter) -> Result<Loaded> {
+    pub(crate) fn load(
+        &self,
+        expected: Option<&CodecIdentity>,
+        purpose: Purpose,
+        reporter: Reporter,
+    ) -> Result<Loaded> {
         let own = expected.map(|codec| codec.model.as_str()).filter(|name| codec_models::card(name).is_ok());
         let name = self.codec.as_deref().or(own).unwrap_or(codec_models::DEFAULT);
-        let codec = codec_models::load(name, &Device::Cpu)?;
+        let codec = codec_models::load_with(name, &Device::Cpu, purpose)?;
         if let Some(expected) = expected
             && let Err(error) = expected.check(codec.codec.info(), &codec.sha256)
         {
@@ -75,10 +80,11 @@ impl CodecArgs {
         Ok(codec)
     }
 
-    /// The codec that was named, or the published one that the language model names; none where neither is.
+    /// The codec that was named, or the published one that the language model names, to encode only; none where
+    /// neither is.
     pub(crate) fn load_known(&self, expected: Option<&CodecIdentity>) -> Result<Option<Loaded>> {
         let own = expected.map(|codec| codec.model.as_str()).filter(|name| codec_models::card(name).is_ok());
         let name = self.codec.as_deref().or(own);
-        Ok(name.map(|name| codec_models::load(name, &Device::Cpu)).transpose()?)
+        Ok(name.map(|name| codec_models::load_with(name, &Device::Cpu, Purpose::Encoding)).transpose()?)
     }
 }

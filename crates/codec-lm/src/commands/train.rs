@@ -10,6 +10,7 @@ use codec_lm::families::{save, stored};
 use codec_lm::judge::Report;
 use codec_lm::quantize::{Precision, pack, unpack};
 use codec_lm::train::{Outcome, RunConfig, Trainer, Watch, exported, run};
+use codec_models::Purpose;
 use codec_train::StepReport;
 use codec_train::checkpoint::{Saved, list};
 use codec_train::config::SourceConfig;
@@ -196,7 +197,8 @@ pub(crate) fn export(args: &ExportArgs, reporter: Reporter) -> Result<ExitCode> 
 /// The codes to train on, and those to judge by if they are named.
 fn read(config: &RunConfig, reporter: Reporter) -> Result<(Corpus, Option<Corpus>)> {
     let data = &config.data;
-    let loaded = data.codec.as_ref().map(|name| codec_models::load(name, &Device::Cpu)).transpose()?;
+    let load = |name: &String| codec_models::load_with(name, &Device::Cpu, Purpose::Encoding);
+    let loaded = data.codec.as_ref().map(load).transpose()?;
     let tokenizer = loaded.as_ref().map(|loaded| Tokenizer {
         n_codebooks: data.n_codebooks.unwrap_or_else(|| loaded.codec.info().layout.n_codebooks()),
         codec: loaded.codec.as_ref(),

@@ -13,6 +13,7 @@ mod stream;
 use self::pipeline::Pipeline;
 use crate::error::Result;
 use crate::layers::{DynLayer, Flow, Steps};
+use crate::ops::{Purpose, purpose};
 use crate::quantizer::QuantizerNet;
 use candle_core::Device;
 use codec_core::quantizer::{Latents, Quantizer, with_rows};
@@ -36,6 +37,8 @@ pub(crate) struct NetCodec {
     /// Its layout is that of `info` without the scales.
     quantizer: Box<dyn Quantizer>,
     device: Device,
+    /// What it was loaded for.
+    purpose: Purpose,
 }
 
 /// A network that a family put together.
@@ -72,7 +75,7 @@ impl Codec for NetCodec {
     }
 
     fn encodes(&self) -> bool {
-        self.encoder.is_some()
+        self.encoder.is_some() && self.purpose.encodes()
     }
 
     fn encoder(&self, n_codebooks: usize) -> codec_core::Result<Box<dyn Encoder + '_>> {
@@ -85,6 +88,7 @@ impl Codec for NetCodec {
     }
 
     fn decoder(&self) -> codec_core::Result<Box<dyn Decoder + '_>> {
+        self.check_decodes()?;
         Ok(match self.info.segment {
             None => Box::new(stream::DecoderBatch::new(self, 1)),
             Some(segment) => Box::new(segments::DecoderStream::new(self, segment)),
@@ -108,6 +112,7 @@ impl Codec for NetCodec {
     }
 
     fn decode_batch(&self, clips: &[Codes]) -> codec_core::Result<Vec<AudioBuffer>> {
+        self.check_decodes()?;
         if self.info.segment.is_some() {
             return clips.iter().map(|clip| self.decode(clip)).collect();
         }
@@ -139,12 +144,26 @@ impl NetCodec {
         let latents = Flow { rate: rate / f64::from(info.hop_length.max(1)), channels: quantizer.dim() };
         let encoder = encoder.map(|encoder| Pipeline::new(encoder, audio));
         let decoder = Pipeline::new(decoder, latents);
-        Ok(Self { info, encoder, decoder, quantizer, device: device.clone() })
+        Ok(Self { info, encoder, decoder, quantizer, device: device.clone(), purpose: purpose() })
     }
 
     fn encoder_pipeline(&self) -> codec_core::Result<&Pipeline> {
-        let unsupported = || Error::Unsupported { what: "encoding with", value: self.info.model.clone() };
-        self.encoder.as_ref().ok_or_else(unsupported)
+        let unsupported = |why: &str| Error::Unsupported {
+            what: "encoding with",
+            value: format!("{}{why}", self.info.model),
+        };
+        if !self.purpose.encodes() {
+            return Err(unsupported(", loaded to decode only"));
+        }
+        self.encoder.as_ref().ok_or_else(|| unsupported(""))
+    }
+
+    fn check_decodes(&self) -> codec_core::Result<()> {
+        if self.purpose.decodes() {
+            return Ok(());
+        }
+        let value = format!("{}, loaded to encode only", self.info.model);
+        Err(Error::Unsupported { what: "decoding with", value })
     }
 
     fn check_audio(&self, audio: &AudioBuffer) -> codec_core::Result<()> {

@@ -20,6 +20,7 @@ use crate::layers::{
     Padding, Residual, Unary,
 };
 use crate::nets::numbered::Numbered;
+use crate::ops::load_both;
 use crate::quantizer::{LinearNet, ProjectionsNet, QuantizerNet, ResidualNet, StageNet};
 use crate::weights::{Checkpoint, Weights};
 use candle_core::{Device, Tensor};
@@ -81,8 +82,10 @@ fn build(weights: &Weights) -> Result<Networks> {
         layout: quantizer.layout()?,
     };
     let dim = dims(weights, "generator.quantizer.layers.0.out_proj.bias", 1)?[0];
-    let encoder = encoder_net(&encoder, &down, hop_length as usize, dim)?;
-    let decoder = decoder_net(&decoder, &up, dim)?;
+    let (encoder, decoder) = load_both(
+        || encoder_net(&encoder, &down, hop_length as usize, dim),
+        || decoder_net(&decoder, &up, dim),
+    )?;
     weights.finish(&[])?;
     Ok(Networks { info, encoder, decoder, quantizer })
 }

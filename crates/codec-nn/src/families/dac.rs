@@ -21,6 +21,7 @@ use super::Family;
 use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::dacnet::{Dacnet, Kind};
+use crate::ops::load_both;
 use crate::weights::{Checkpoint, Weights, model_type};
 use candle_core::Device;
 use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
@@ -92,9 +93,7 @@ impl Model {
             segment: None,
             layout: quantizer.layout()?,
         };
-        let (encoder, decoder) =
-            crate::ops::load_both(|| self.net.encoder(weights, 1), || self.net.decoder(weights));
-        let (encoder, decoder) = (encoder?, decoder?);
+        let (encoder, decoder) = load_both(|| self.net.encoder(weights, 1), || self.net.decoder(weights))?;
         weights.finish(&[])?;
         Ok(Networks { info, encoder, decoder, quantizer })
     }

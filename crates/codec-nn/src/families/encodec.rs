@@ -22,6 +22,7 @@ use super::Family;
 use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::seanet::{Seanet, fill, modern_name};
+use crate::ops::{load_both, load_each};
 use crate::quantizer::QuantizerNet;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
@@ -191,13 +192,13 @@ impl Config {
         };
         let shape = (self.codebook_size as usize, self.hidden_size);
         let codebook = |idx: usize| weights.get(shape, &format!("quantizer.layers.{idx}.codebook.embed"));
-        let codebooks = (0..n_codebooks).map(codebook).collect::<Result<_>>()?;
-        let (encoder, decoder) = crate::ops::load_both(
+        let codebooks = load_each(n_codebooks, codebook)?;
+        let (encoder, decoder) = load_both(
             || net.encoder(&weights.pp("encoder.layers")),
             || net.decoder(&weights.pp("decoder.layers")),
-        );
+        )?;
         let quantizer = QuantizerNet::residual(codebooks);
-        let networks = Networks { info, encoder: encoder?, decoder: decoder?, quantizer };
+        let networks = Networks { info, encoder, decoder, quantizer };
         weights.finish(&IGNORED)?;
         Ok(networks)
     }

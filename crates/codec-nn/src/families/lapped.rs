@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::layers::{Activation, ChannelScale, DynLayer, Linear, Padding, Residual, Unary};
 use crate::nets::convnext::{ConvNext, layer_norm, linear};
 use crate::nets::mdct;
+use crate::ops::load_both;
 use crate::quantizer::QuantizerNet;
 use crate::weights::{Checkpoint, Weights, model_type};
 use candle_core::Device;
@@ -147,7 +148,7 @@ impl Config {
         let codebooks = (0..self.n_codebooks).map(codebook).collect::<Result<_>>()?;
         let quantizer = QuantizerNet::beam(codebooks, self.beam);
         let (encoder, decoder) =
-            (self.encoder(&weights.pp("encoder"))?, self.decoder(&weights.pp("decoder"))?);
+            load_both(|| self.encoder(&weights.pp("encoder")), || self.decoder(&weights.pp("decoder")))?;
         weights.finish(&[])?;
         Ok(Networks { info, encoder, decoder, quantizer })
     }

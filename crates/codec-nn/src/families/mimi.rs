@@ -28,6 +28,7 @@ use crate::layers::{
     transformer_layer,
 };
 use crate::nets::seanet::{Seanet, fill};
+use crate::ops::{load_both, load_each};
 use crate::quantizer::{AveragesNet, LinearNet, ProjectionsNet, QuantizerNet, ResidualNet, StageNet};
 use crate::weights::{Checkpoint, Weights};
 use candle_core::{Device, Tensor};
@@ -336,8 +337,7 @@ impl Config {
             decoder.append(&mut net.decoder(&weights.pp("decoder.layers"))?);
             Ok(decoder)
         };
-        let (encoder, decoder) = crate::ops::load_both(encoder, decoder);
-        let (encoder, decoder) = (encoder?, decoder?);
+        let (encoder, decoder) = load_both(encoder, decoder)?;
         let n_acoustic = self.num_quantizers - self.num_semantic_quantizers;
         let quantizer = QuantizerNet::Split {
             semantic: self.stack(&weights.pp("quantizer").pp(STACKS[0]), self.num_semantic_quantizers)?,
@@ -507,7 +507,7 @@ impl Config {
             let codebook = sums.broadcast_div(&floored)?;
             Ok(StageNet { averages: Some(AveragesNet { sums, counts }), ..StageNet::euclidean(codebook) })
         };
-        let stages = (0..n_codebooks).map(stage).collect::<Result<_>>()?;
+        let stages = load_each(n_codebooks, stage)?;
         if !weights.contains("input_proj.weight") && dim == self.hidden_size {
             return Ok(ResidualNet { stages, projections: None, beam: 1 });
         }

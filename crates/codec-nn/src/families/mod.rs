@@ -14,7 +14,7 @@ mod xcodec2;
 
 use crate::codec::Networks;
 use crate::error::{Error, Result};
-use crate::ops::with_precision;
+use crate::ops::with_options;
 use crate::weights::Checkpoint;
 use candle_core::Device;
 use codec_core::Codec;
@@ -83,7 +83,7 @@ pub fn load(path: &Path, device: &Device) -> Result<Loaded> {
 /// As [`load`].
 pub fn load_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Loaded> {
     let (family, checkpoint) = recognized(checkpoint)?;
-    let codec = with_precision(checkpoint.precision(), || (family.load)(&checkpoint, device));
+    let codec = with_options(checkpoint.options(), || (family.load)(&checkpoint, device));
     let codec = codec.map_err(|error| explained(error, family, &checkpoint, device))?;
     Ok(Loaded { codec, sha256: checkpoint.sha256()? })
 }
@@ -96,7 +96,7 @@ pub fn load_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Loade
 pub fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let (family, checkpoint) = recognized(checkpoint)?;
     match family.networks {
-        Some(networks) => with_precision(checkpoint.precision(), || networks(&checkpoint)),
+        Some(networks) => with_options(checkpoint.options(), || networks(&checkpoint)),
         None => Err(Error::Unsupported { what: "training of", value: family.name.to_owned() }),
     }
 }

@@ -19,6 +19,7 @@ use super::Family;
 use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::dacnet::{Dacnet, Kind};
+use crate::ops::load_both;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
 use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
@@ -118,9 +119,7 @@ impl Config {
             segment: None,
             layout,
         };
-        let (encoder, decoder) =
-            crate::ops::load_both(|| net.encoder(weights, block), || net.decoder(weights));
-        let (encoder, decoder) = (encoder?, decoder?);
+        let (encoder, decoder) = load_both(|| net.encoder(weights, block), || net.decoder(weights))?;
         weights.finish(&[])?;
         Ok(Networks { info, encoder, decoder, quantizer })
     }

@@ -15,6 +15,7 @@ use super::Family;
 use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::seanet::{Seanet, modern_name};
+use crate::ops::{load_both, load_each};
 use crate::quantizer::QuantizerNet;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
@@ -114,9 +115,11 @@ impl Config {
         };
         let shape = (self.codebook_size as usize, self.dimension);
         let codebook = |idx: usize| weights.get(shape, &format!("quantizer.layers.{idx}.codebook.embed"));
-        let quantizer = QuantizerNet::residual((0..self.n_q).map(codebook).collect::<Result<_>>()?);
-        let encoder = net.encoder(&weights.pp("encoder.layers"))?;
-        let decoder = net.decoder(&weights.pp("decoder.layers"))?;
+        let quantizer = QuantizerNet::residual(load_each(self.n_q, codebook)?);
+        let (encoder, decoder) = load_both(
+            || net.encoder(&weights.pp("encoder.layers")),
+            || net.decoder(&weights.pp("decoder.layers")),
+        )?;
         for name in TEACHER.iter().filter(|name| weights.contains(name)) {
             let shape = weights.shape(name).unwrap_or_default().to_vec();
             weights.values(&shape, name)?;

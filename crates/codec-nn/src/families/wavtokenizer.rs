@@ -17,6 +17,7 @@ use crate::codec::Networks;
 use crate::error::{Error, Result};
 use crate::nets::seanet::{Seanet, modern_name};
 use crate::nets::vocos::Vocos;
+use crate::ops::load_both;
 use crate::quantizer::QuantizerNet;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
@@ -84,8 +85,8 @@ fn build(weights: &Weights) -> Result<Networks> {
     };
     let codebook = |idx: usize| encodec.get((size, dim), &format!("quantizer.layers.{idx}.codebook.embed"));
     let quantizer = QuantizerNet::residual((0..n_codebooks).map(codebook).collect::<Result<_>>()?);
-    let encoder = net.encoder(&encodec.pp("encoder.layers"))?;
-    let decoder = vocos.decoder(weights)?;
+    let (encoder, decoder) =
+        load_both(|| net.encoder(&encodec.pp("encoder.layers")), || vocos.decoder(weights))?;
     weights.finish(&IGNORED)?;
     Ok(Networks { info, encoder, decoder, quantizer })
 }

@@ -3,7 +3,7 @@
 use super::conv::{Geometry, Packed, conv, conv_fixed, conv_floats};
 use super::depthwise::{depthwise, depthwise_floats};
 use super::floats::Floats;
-use super::{Steps, expect_shape, linear, on_kernels, precision};
+use super::{Steps, expect_shape, linear, loading, on_kernels, on_values};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -54,29 +54,16 @@ impl Form {
     }
 
     /// The values of [`Form::rows`] for a weight on the CPU, in one pass over it.
-    fn values(self, weight: &Tensor) -> Result<Vec<f32>> {
-        let dims = weight.dims().to_vec();
-        let weight = weight.flatten_all()?.to_vec1::<f32>()?;
-        Ok(match (self, dims.as_slice()) {
-            (Self::Conv, &[c_out, c_in, kernel]) => gather(&weight, kernel * c_in, c_out, |row| {
-                let (tap, channel) = (row / c_in, row % c_in);
-                (channel * kernel + tap, c_in * kernel)
-            }),
-            (Self::Matrix, &[c_out, c_in]) => gather(&weight, c_in, c_out, |row| (row, c_in)),
+    pub(super) fn values(self, weight: &Tensor) -> Result<Vec<f32>> {
+        on_values(&weight.contiguous()?, |values| match (self, weight.dims()) {
+            (Self::Conv, &[c_out, c_in, kernel]) => Ok(turned(values, [c_out, c_in, kernel])),
+            (Self::Matrix, &[c_out, c_in]) => Ok(turned(values, [c_out, c_in, 1])),
             (Self::Transposed { stride }, &[c_in, c_out, kernel]) => {
-                let n_neighbours = kernel.div_ceil(stride);
-                // Of one input: the outputs of each of its taps, which are as far apart as the kernel is long.
-                gather(&weight, n_neighbours * c_in * stride, c_out, |part| {
-                    let (row, phase) = (part / stride, part % stride);
-                    let (neighbour, channel) = (row / c_in, row % c_in);
-                    let tap = (n_neighbours - 1 - neighbour) * stride + phase;
-                    // No tap is beyond the kernel: an empty stretch, which is zero.
-                    (if tap < kernel { channel * c_out * kernel + tap } else { usize::MAX }, kernel)
-                })
+                Ok(by_age(values, [c_in, c_out, kernel], stride))
             }
             (_, dims) => {
                 let (name, expected) = ("weight".to_owned(), vec![0, 0, 0]);
-                return Err(Error::Shape { name, expected, actual: dims.to_vec() });
+                Err(Error::Shape { name, expected, actual: dims.to_vec() })
             }
         })
     }
@@ -105,27 +92,65 @@ fn oldest_first(weight: &Tensor, stride: usize) -> Result<Tensor> {
     Ok(Tensor::cat(&ages.collect::<candle_core::Result<Vec<_>>>()?, 2)?)
 }
 
-/// Rows of values that lie apart: row r holds `n` values from `place(r).0` on, `place(r).1` apart; zeros where a
-/// row starts beyond the values.
-fn gather(
-    values: &[f32],
-    n_rows: usize,
-    n: usize,
-    place: impl Fn(usize) -> (usize, usize) + Sync,
-) -> Vec<f32> {
-    /// Rows that one task fills: neighbours read the same cache lines.
-    const ROWS: usize = 32;
-    /// Values of a row that are filled before its neighbour's.
+/// `[columns, channels, taps]` to rows, `[taps, channels, columns]`.
+fn turned(values: &[f32], [n_columns, n_channels, n_taps]: [usize; 3]) -> Vec<f32> {
+    /// Neighbouring values of a column that are turned together: some lines of the cache, each read once.
+    const WIDTH: usize = 32;
+    /// Columns that are turned together. They often lie a power of two apart, so that the cache would keep few of
+    /// them: they are copied side by side first.
     const STRETCH: usize = 64;
-    let mut rows = vec![0.0; n_rows * n];
-    rows.par_chunks_mut((ROWS * n).max(1)).enumerate().for_each(|(task_idx, rows)| {
-        for start in (0..n).step_by(STRETCH) {
-            for (row_idx, row) in rows.chunks_exact_mut(n).enumerate() {
-                let (first, pitch) = place(task_idx * ROWS + row_idx);
-                let from = values.get(first..).unwrap_or_default().iter().step_by(pitch).skip(start);
-                for (to, from) in row[start..].iter_mut().take(STRETCH).zip(from) {
-                    *to = *from;
+    let mut rows = vec![0.0; values.len()];
+    if values.is_empty() {
+        return rows;
+    }
+    let n_block = (WIDTH / n_taps).max(1);
+    let mut blocks: Vec<Vec<&mut [f32]>> = Vec::new();
+    blocks.resize_with(n_channels.div_ceil(n_block), Vec::new);
+    for tap in rows.chunks_exact_mut(n_channels * n_columns) {
+        blocks.iter_mut().zip(tap.chunks_mut(n_block * n_columns)).for_each(|(block, rows)| block.push(rows));
+    }
+    blocks.into_par_iter().enumerate().for_each(|(block_idx, mut taps)| {
+        let first = block_idx * n_block * n_taps;
+        let width = (n_block * n_taps).min(n_channels * n_taps - first);
+        let mut tile = vec![0.0; STRETCH * width];
+        for start in (0..n_columns).step_by(STRETCH) {
+            let columns = values.chunks_exact(n_channels * n_taps).skip(start);
+            for (to, column) in tile.chunks_exact_mut(width).zip(columns) {
+                to.copy_from_slice(&column[first..][..width]);
+            }
+            for (tap_idx, rows) in taps.iter_mut().enumerate() {
+                for (channel_idx, row) in rows.chunks_exact_mut(n_columns).enumerate() {
+                    let place = channel_idx * n_taps + tap_idx;
+                    let row = row[start..].iter_mut().zip(tile.chunks_exact(width));
+                    row.for_each(|(to, column)| *to = column[place]);
                 }
+            }
+        }
+    });
+    rows
+}
+
+/// `[c_in, c_out, kernel]` to rows by the age of the input, `[n_neighbours, c_in, stride, c_out]`, as
+/// [`oldest_first`].
+fn by_age(values: &[f32], [c_in, c_out, kernel]: [usize; 3], stride: usize) -> Vec<f32> {
+    let n_neighbours = kernel.div_ceil(stride);
+    let row_len = stride * c_out;
+    let mut rows = vec![0.0; n_neighbours * c_in * row_len];
+    if values.is_empty() {
+        return rows;
+    }
+    // Of one channel of input: the rows of all ages.
+    let mut inputs: Vec<Vec<&mut [f32]>> = Vec::new();
+    inputs.resize_with(c_in, Vec::new);
+    for age in rows.chunks_exact_mut(c_in * row_len) {
+        inputs.iter_mut().zip(age.chunks_exact_mut(row_len)).for_each(|(input, row)| input.push(row));
+    }
+    inputs.into_par_iter().zip(values.par_chunks_exact(c_out * kernel)).for_each(|(rows, values)| {
+        for (newest_first, row) in rows.into_iter().rev().enumerate() {
+            // The newest meets the first taps. Taps beyond the kernel are zeros.
+            for (tap, row) in (newest_first * stride..kernel).zip(row.chunks_exact_mut(c_out)) {
+                let taps = values.chunks_exact(kernel);
+                row.iter_mut().zip(taps).for_each(|(to, taps)| *to = taps[tap]);
             }
         }
     });
@@ -150,6 +175,8 @@ enum Weights {
     Rows { rows: Tensor, bias: Option<Tensor> },
     /// In row form, on the CPU; the tensor itself is let go.
     Packed { packed: Arc<Packed>, bias: Option<Arc<[f32]>> },
+    /// Of a network that is not wanted.
+    Absent,
 }
 
 impl Filter {
@@ -176,12 +203,14 @@ impl Filter {
         let live = weight.track_op() || bias.is_some_and(Tensor::track_op);
         let weights = if live {
             Weights::Live { weight: weight.clone(), bias: bias.cloned() }
+        } else if loading::is_unwanted() {
+            Weights::Absent
         } else {
             let bias = bias.map(|bias| form.bias(bias)).transpose()?;
             if on_kernels(weight)? && !form.is_depthwise() {
                 let stride = if let Form::Transposed { stride } = form { stride } else { 1 };
                 let (rows, columns) = (form.values(weight)?, stride * c_out);
-                let packed = Packed::in_precision(precision::of_loading(), &rows, columns, geometry)?;
+                let packed = Packed::in_precision(loading::precision(), &rows, columns, geometry)?;
                 Weights::Packed {
                     packed: Arc::new(packed),
                     bias: bias.map(|bias| bias.to_vec1::<f32>()).transpose()?.map(Arc::from),
@@ -244,6 +273,9 @@ impl Filter {
 
     fn apply_to_tensor(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.weights {
+            Weights::Absent => {
+                Err(Error::Unsupported { what: "use of", value: "weights that were not loaded".into() })
+            }
             Weights::Packed { packed, bias } => {
                 on_kernels(xs)?;
                 conv_fixed(xs, packed, bias, self.geometry)
@@ -265,6 +297,38 @@ impl Filter {
                 depthwise(&xs.repeat((1, 1, stride))?, rows, bias, self.geometry)
             }
             Form::Conv | Form::Transposed { .. } | Form::Matrix => conv(xs, rows, bias, self.geometry),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Rng;
+    use super::*;
+
+    #[test]
+    fn rows_are_the_same_by_tensors_and_by_hand() {
+        let mut rng = Rng::new(9);
+        // Fewer and more columns than are turned together, whole blocks of channels and the rest of one.
+        let convs = [[1, 1, 1], [70, 33, 1], [64, 9, 7], [130, 5, 16], [3, 2, 40], [200, 70, 3]];
+        let convs = convs.map(|dims| (Form::Conv, dims.to_vec()));
+        let matrices = [[1, 1], [129, 65], [4, 300]].map(|dims| (Form::Matrix, dims.to_vec()));
+        // Kernels that are multiples of the stride, are not, and are shorter.
+        let transposed =
+            [([1, 1, 1], 1), ([33, 70, 16], 8), ([5, 9, 7], 3), ([4, 6, 2], 5), ([2, 130, 10], 5)];
+        let transposed = transposed.map(|(dims, stride)| (Form::Transposed { stride }, dims.to_vec()));
+        for (form, dims) in convs.into_iter().chain(matrices).chain(transposed) {
+            let weight = rng.tensor(&dims);
+            // And as a view of it lies in memory.
+            for weight in [weight.transpose(0, 1).unwrap(), weight] {
+                let rows = form.rows(&weight).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(form.values(&weight).unwrap(), rows, "{form:?} {dims:?}");
+            }
+        }
+        assert!(Form::Depthwise.values(&rng.tensor(&[3, 1, 2])).is_err());
+        for dims in [vec![0, 4, 3], vec![4, 0, 3], vec![4, 3, 0]] {
+            let weight = rng.tensor(&dims);
+            assert!(Form::Conv.values(&weight).unwrap().is_empty());
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The recurrent half of an LSTM layer.
 
+use super::filter::Form;
 use super::floats::Floats;
-use super::precision::of_loading;
+use super::loading;
 use super::{Steps, expect_channels, expect_shape, flat, on_kernels, wrap};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The weight that goes from the hidden state to the gates.
 #[derive(Clone, Debug)]
 pub(crate) struct Recurrent {
-    /// `[hidden, 4 * hidden]`.
+    /// `[hidden, 4 * hidden]`, a view where `packed` is there.
     rows: Tensor,
     /// Made once when the weight is fixed and on the CPU.
     packed: Option<Arc<PackedMatrix>>,
@@ -22,14 +23,17 @@ impl Recurrent {
     pub(crate) fn new(weight: &Tensor) -> Result<Self> {
         let (n_gates, hidden) = weight.dims2()?;
         expect_shape("recurrent weight", weight, &[4 * hidden, hidden])?;
-        let rows = weight.t()?.contiguous()?;
-        let packed = if weight.track_op() || !on_kernels(weight)? {
-            None
-        } else {
-            let values = rows.flatten_all()?.to_vec1::<f32>()?;
-            Some(Arc::new(PackedMatrix::new(&of_loading().rounded(&values, n_gates)?, hidden, n_gates)?))
-        };
-        Ok(Self { rows, packed })
+        let rows = weight.t()?;
+        if loading::is_unwanted() {
+            // The layer's other weight keeps it from being used.
+            return Ok(Self { rows, packed: None });
+        }
+        if weight.track_op() || !on_kernels(weight)? {
+            return Ok(Self { rows: rows.contiguous()?, packed: None });
+        }
+        let values = Form::Matrix.values(weight)?;
+        let packed = PackedMatrix::new(&loading::precision().rounded(&values, n_gates)?, hidden, n_gates)?;
+        Ok(Self { rows, packed: Some(Arc::new(packed)) })
     }
 
     /// Width of the hidden state.

@@ -2,7 +2,7 @@
 
 use super::source::Source;
 use super::{Dtype, Entry, Survey, Weights, nemo, torch};
-use crate::Precision;
+use crate::LoadOptions;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -46,7 +46,7 @@ pub struct Checkpoint {
     weights: Option<Weights>,
     parts: BTreeMap<String, Arc<Vec<u8>>>,
     digests: Digests,
-    precision: Precision,
+    options: LoadOptions,
 }
 
 /// Where the configuration of a checkpoint was found.
@@ -163,7 +163,7 @@ impl Checkpoint {
             weights: Some(Weights::new(without_wrapper(tensors.entries), device)),
             parts: BTreeMap::new(),
             digests: Digests::of(vec![(String::new(), source)]),
-            precision: Precision::Float32,
+            options: LoadOptions::default(),
         })
     }
 
@@ -178,20 +178,19 @@ impl Checkpoint {
             weights: Some(Weights::new(BTreeMap::new(), device)),
             parts: BTreeMap::new(),
             digests: Digests::of(Vec::new()),
-            precision: Precision::Float32,
+            options: LoadOptions::default(),
         }
     }
 
-    /// The same checkpoint, for a model that holds its weights in this precision: on the CPU, where it does not train.
-    /// TFLite files have their own.
+    /// The same checkpoint, for a model that is loaded so and does not train.
     #[must_use]
-    pub fn in_precision(self, precision: Precision) -> Self {
-        Self { precision, ..self }
+    pub fn with_options(self, options: impl Into<LoadOptions>) -> Self {
+        Self { options: options.into(), ..self }
     }
 
-    /// What the model is to hold its weights in.
-    pub(crate) fn precision(&self) -> Precision {
-        if self.weights.is_some() { self.precision } else { Precision::Float32 }
+    /// How the model is to be loaded.
+    pub(crate) fn options(&self) -> LoadOptions {
+        if self.weights.is_some() { self.options } else { LoadOptions::default() }
     }
 
     /// The same checkpoint, its tensors tied to `variables`.
@@ -377,7 +376,7 @@ impl Checkpoint {
             weights: None,
             parts,
             digests,
-            precision: Precision::Float32,
+            options: LoadOptions::default(),
         }
     }
 
@@ -407,7 +406,7 @@ impl Checkpoint {
             weights: Some(Weights::new(without_wrapper(entries), device)),
             parts: BTreeMap::new(),
             digests: Digests::of(files),
-            precision: Precision::Float32,
+            options: LoadOptions::default(),
         })
     }
 }

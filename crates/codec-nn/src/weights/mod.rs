@@ -258,6 +258,9 @@ impl Weights {
             let stored = || self.contains_stored(name).then(|| self.stored(shape.dims(), name));
             return variables.get(shape.dims(), &self.path(name), stored);
         }
+        if ops::is_unwanted() {
+            return self.unread(shape, name);
+        }
         let values = self.stored(shape.dims(), name)?;
         Ok(Tensor::from_vec(values, shape, self.device())?)
     }
@@ -302,16 +305,24 @@ impl Weights {
         }
     }
 
+    /// A tensor that nobody will compute with: one that fits the checkpoint's and takes no memory.
+    fn unread(&self, shape: Shape, name: &str) -> Result<Tensor> {
+        let path = self.path(name);
+        self.entry(shape.dims(), &path)?;
+        self.note_read(path);
+        Ok(Tensor::zeros((), DType::F32, self.device())?.broadcast_as(shape)?)
+    }
+
     /// Reads the checkpoint.
     fn stored(&self, shape: &[usize], name: &str) -> Result<Vec<f32>> {
         let path = self.path(name);
-        let Some(entry) = self.shared.entries.get(&path) else {
-            let made_up = self.survey.as_ref().and_then(|survey| survey.made_up(shape, &path));
-            return made_up.ok_or_else(|| Error::MissingTensors { names: vec![path] });
+        let entry = match self.entry(shape, &path) {
+            Err(missing @ Error::MissingTensors { .. }) => {
+                let made_up = self.survey.as_ref().and_then(|survey| survey.made_up(shape, &path));
+                return made_up.ok_or(missing);
+            }
+            entry => entry?,
         };
-        if entry.shape != shape {
-            return Err(Error::Shape { name: path, expected: shape.to_vec(), actual: entry.shape.clone() });
-        }
         let values = entry.values(&path)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::NotFinite { name: path, index });
@@ -319,8 +330,23 @@ impl Weights {
         if let Some(survey) = &self.survey {
             survey.lock().fitting.insert(path.clone());
         }
-        self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        self.note_read(path);
         Ok(values)
+    }
+
+    /// The tensor at a path, which has to have this shape.
+    fn entry(&self, shape: &[usize], path: &str) -> Result<&Entry> {
+        let missing = || Error::MissingTensors { names: vec![path.to_owned()] };
+        let entry = self.shared.entries.get(path).ok_or_else(missing)?;
+        if entry.shape != shape {
+            let (name, expected) = (path.to_owned(), shape.to_vec());
+            return Err(Error::Shape { name, expected, actual: entry.shape.clone() });
+        }
+        Ok(entry)
+    }
+
+    fn note_read(&self, path: String) {
+        self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
     }
 
     /// Reads the weight of a convolution, folding weight normalization in any of its spellings:
@@ -363,6 +389,10 @@ impl Weights {
                 false => variables.are_seeded().then(new),
             };
             return ops::weight_norm(&direction, &variables.get(&gain_shape, &self.path(gain_name), stored)?);
+        }
+        if ops::is_unwanted() {
+            self.unread(Shape::from(gain_shape), gain_name)?;
+            return self.unread(shape, direction_name);
         }
         let gains = self.values(&gain_shape, gain_name)?;
         let mut weight = self.values(shape.dims(), direction_name)?;
