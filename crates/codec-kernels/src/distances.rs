@@ -67,30 +67,22 @@ impl Kernel for Distances<'_> {
         let rows = self.distances.chunks_exact_mut(n_entries);
         let minima = self.minima.chunks_exact_mut(n_minima(n_entries));
         for ((row, minima), &norm) in rows.zip(minima).zip(self.row_norms) {
-            let (norm, two) = (s.splat(norm), s.splat(2.0));
+            let norm = s.splat(norm);
             let groups = row.chunks_mut(GROUP).zip(self.entry_norms.chunks(GROUP));
             for ((row, entry_norms), minima) in groups.zip(minima.chunks_exact_mut(MAX_LANES)) {
                 let mut smallest = [s.splat(f32::INFINITY); 2];
-                let mut pass = |row: &mut [f32], entry_norms: &[f32]| {
-                    for (i, smallest) in smallest.iter_mut().enumerate().take(MAX_LANES / S::LANES) {
-                        let (row, entry_norms) = (&mut row[i * S::LANES..], &entry_norms[i * S::LANES..]);
-                        let rest = s.sub(norm, s.mul(two, s.load(row)));
-                        let distance = s.add(rest, s.load(entry_norms));
-                        s.store(distance, row);
-                        // The second operand wins against a NaN.
-                        *smallest = s.min(distance, *smallest);
-                    }
-                };
                 let mut rows = row.chunks_exact_mut(MAX_LANES);
                 let mut norms = entry_norms.chunks_exact(MAX_LANES);
-                (&mut rows).zip(&mut norms).for_each(|(row, norms)| pass(row, norms));
+                for (row, entry_norms) in (&mut rows).zip(&mut norms) {
+                    pass(s, norm, row, entry_norms, &mut smallest);
+                }
                 let (row, entry_norms) = (rows.into_remainder(), norms.remainder());
                 if !row.is_empty() {
                     // Entries that are not there are too far away to be a minimum.
                     let (mut products, mut norms) = ([0.0; MAX_LANES], [f32::INFINITY; MAX_LANES]);
                     products[..row.len()].copy_from_slice(row);
                     norms[..row.len()].copy_from_slice(entry_norms);
-                    pass(&mut products, &norms);
+                    pass(s, norm, &mut products, &norms, &mut smallest);
                     row.copy_from_slice(&products[..row.len()]);
                 }
                 for (i, smallest) in smallest.into_iter().enumerate().take(MAX_LANES / S::LANES) {
@@ -98,6 +90,19 @@ impl Kernel for Distances<'_> {
                 }
             }
         }
+    }
+}
+
+/// Turns `MAX_LANES` products into distances and lowers the smallest ones, lane by lane.
+#[inline(always)]
+fn pass<S: Simd>(s: S, norm: S::V, row: &mut [f32], entry_norms: &[f32], smallest: &mut [S::V; 2]) {
+    for (i, smallest) in smallest.iter_mut().enumerate().take(MAX_LANES / S::LANES) {
+        let (row, entry_norms) = (&mut row[i * S::LANES..], &entry_norms[i * S::LANES..]);
+        let rest = s.sub(norm, s.mul(s.splat(2.0), s.load(row)));
+        let distance = s.add(rest, s.load(entry_norms));
+        s.store(distance, row);
+        // The second operand wins against a NaN.
+        *smallest = s.min(distance, *smallest);
     }
 }
 

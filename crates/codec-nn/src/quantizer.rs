@@ -83,6 +83,24 @@ pub struct LinearNet {
     pub bias: Option<Tensor>,
 }
 
+impl AveragesNet {
+    /// The entries, `[codebook_size, codebook_dim]`: the sums over the counts, of which none is taken below `floor`.
+    pub(crate) fn entries(&self, floor: f32) -> Result<Tensor> {
+        let Self { sums, counts } = self;
+        if sums.track_op() || counts.track_op() || !sums.device().is_cpu() {
+            let counts = counts.maximum(f64::from(floor))?.unsqueeze(1)?;
+            return Ok(sums.broadcast_div(&counts)?);
+        }
+        let (mut entries, counts) = (values(sums)?, values(counts)?);
+        let rows = entries.chunks_exact_mut(sums.dim(1)?.max(1));
+        for (entry, count) in rows.zip(counts) {
+            let count = count.max(floor);
+            entry.iter_mut().for_each(|x| *x /= count);
+        }
+        Ok(Tensor::from_vec(entries, sums.dims(), sums.device())?)
+    }
+}
+
 impl QuantizerNet {
     /// Euclidean stages of one code per frame, without projections.
     ///
@@ -197,4 +215,25 @@ impl LinearNet {
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Rng, bits};
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn entries_have_the_same_bits_whether_their_averages_move_or_not() {
+        let mut rng = Rng::new(1);
+        let (sums, counts) = (rng.tensor(&[30, 7]), rng.tensor(&[30]).abs().unwrap());
+        // One that was never used.
+        let counts = counts.slice_assign(&[0..1], &Tensor::zeros(1, counts.dtype(), &Device::Cpu).unwrap());
+        let counts = counts.unwrap();
+        let moving = Var::from_tensor(&sums).unwrap();
+        let fixed = AveragesNet { sums, counts: counts.clone() }.entries(0.1).unwrap();
+        let live = AveragesNet { sums: moving.as_tensor().clone(), counts }.entries(0.1).unwrap();
+        assert!(live.track_op() && !fixed.track_op());
+        assert_eq!((bits(&live), live.dims()), (bits(&fixed), fixed.dims()));
+    }
 }

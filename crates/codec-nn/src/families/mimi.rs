@@ -28,10 +28,10 @@ use crate::layers::{
     transformer_layer,
 };
 use crate::nets::seanet::{Seanet, fill};
-use crate::ops::{load_both, load_each};
+use crate::ops::{joined, load_both, load_each};
 use crate::quantizer::{AveragesNet, LinearNet, ProjectionsNet, QuantizerNet, ResidualNet, StageNet};
 use crate::weights::{Checkpoint, Weights};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use codec_core::{AudioSpec, CodeLayout, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -484,10 +484,10 @@ impl Config {
             let all = weights.get((width + 2 * kv_width, size), "in_proj.weight")?;
             let part = |start, n| all.narrow(0, start, n);
             let (q, k) = (half_split(&part(0, width)?, dim)?, half_split(&part(width, kv_width)?, dim)?);
-            Tensor::cat(&[q, k, part(width + kv_width, kv_width)?], 0)?
+            joined(&[q, k, part(width + kv_width, kv_width)?])?
         } else {
             let part = |name: &str, n: usize| weights.get((n, size), &format!("{name}.weight"));
-            Tensor::cat(&[part("q_proj", width)?, part("k_proj", kv_width)?, part("v_proj", kv_width)?], 0)?
+            joined(&[part("q_proj", width)?, part("k_proj", kv_width)?, part("v_proj", kv_width)?])?
         };
         let output = weights.get((size, width), "o_proj.weight")?;
         let weights = AttentionWeights { input, input_bias: None, output, output_bias: None };
@@ -503,9 +503,9 @@ impl Config {
             let weights = weights.pp("layers").pp(codebook_idx).pp("codebook");
             let sums = weights.get((size, dim), "embed_sum")?;
             let counts = weights.get(size, "cluster_usage")?;
-            let floored = counts.maximum(f64::from(USAGE_FLOOR))?.unsqueeze(1)?;
-            let codebook = sums.broadcast_div(&floored)?;
-            Ok(StageNet { averages: Some(AveragesNet { sums, counts }), ..StageNet::euclidean(codebook) })
+            let averages = AveragesNet { sums, counts };
+            let codebook = averages.entries(USAGE_FLOOR)?;
+            Ok(StageNet { averages: Some(averages), ..StageNet::euclidean(codebook) })
         };
         let stages = load_each(n_codebooks, stage)?;
         if !weights.contains("input_proj.weight") && dim == self.hidden_size {

@@ -26,9 +26,10 @@ use crate::layers::{
 };
 use crate::nets::convnext::{layer_norm, linear};
 use crate::nets::vocos;
+use crate::ops::joined;
 use crate::quantizer::{LinearNet, ProjectionsNet, QuantizerNet};
 use crate::weights::{Checkpoint, Weights};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use codec_core::{AudioSpec, Codec, CodecInfo, Delays};
 use serde::Deserialize;
 
@@ -247,7 +248,7 @@ fn layer(weights: &Weights, config: &Config, dim: usize) -> Result<DynLayer> {
     let input = if attention.contains("qkv_proj.weight") {
         matrix("qkv_proj", 3 * dim)?
     } else {
-        Tensor::cat(&[matrix("q_proj", dim)?, matrix("k_proj", dim)?, matrix("v_proj", dim)?], 0)?
+        joined(&[matrix("q_proj", dim)?, matrix("k_proj", dim)?, matrix("v_proj", dim)?])?
     };
     let parts =
         AttentionWeights { input, input_bias: None, output: matrix("o_proj", dim)?, output_bias: None };

@@ -11,6 +11,7 @@ use crate::layers::{
     Activation, Attention, AttentionSpec, AttentionWeights, Conv1d, ConvSpec, DynLayer, GroupNorm, Heads,
     Istft, LayerNorm, Padding, Polar, Residual, Sight, Unary,
 };
+use crate::ops::joined;
 use crate::weights::Weights;
 use candle_core::Tensor;
 
@@ -79,8 +80,8 @@ impl Vocos {
             |name: &str| -> Result<Tensor> { Ok(weights.pp(name).get((dim, dim, 1), "weight")?.squeeze(2)?) };
         let bias = |name: &str| weights.pp(name).get(dim, "bias");
         let weights = AttentionWeights {
-            input: Tensor::cat(&[matrix("q")?, matrix("k")?, matrix("v")?], 0)?,
-            input_bias: Some(Tensor::cat(&[bias("q")?, bias("k")?, bias("v")?], 0)?),
+            input: joined(&[matrix("q")?, matrix("k")?, matrix("v")?])?,
+            input_bias: Some(joined(&[bias("q")?, bias("k")?, bias("v")?])?),
             output: matrix("proj_out")?,
             output_bias: Some(bias("proj_out")?),
         };

@@ -1,6 +1,7 @@
 //! How a model that does not train is loaded: what holds its weights, and which of them.
 
 use crate::Result;
+use candle_core::Tensor;
 use codec_kernels::quantize_columns;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -119,6 +120,18 @@ pub(crate) fn load_each<T: Send>(n: usize, load: impl Fn(usize) -> Result<T> + S
     let loading = LOADING.get();
     let each = (0..n).into_par_iter().map(|i| with_loading(loading, || load(i)));
     each.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Weights one after the other along their first dimension; of a network that is not wanted, without memory.
+pub(crate) fn joined(parts: &[Tensor]) -> Result<Tensor> {
+    match (parts, is_unwanted()) {
+        ([first, ..], true) => {
+            let n = parts.iter().map(|part| part.dim(0)).sum::<candle_core::Result<usize>>()?;
+            let shape = [&[n], first.dims().get(1..).unwrap_or_default()].concat();
+            Ok(Tensor::zeros((), first.dtype(), first.device())?.broadcast_as(shape)?)
+        }
+        _ => Ok(Tensor::cat(parts, 0)?),
+    }
 }
 
 /// The precision of the loading that this thread is in.
