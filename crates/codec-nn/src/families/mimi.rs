@@ -528,6 +528,7 @@ fn too_large(field: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Tensor;
     use std::collections::BTreeMap;
 
     #[test]
