@@ -1,4 +1,5 @@
-//! GFLOP/s of the products in EnCodec 24 kHz, beside candle's matmul and convolutions in the same run.
+//! GFLOP/s of the products in EnCodec 24 kHz, beside candle's matmul and convolutions in the same run, and what a search
+//! of its codebooks takes.
 //!
 //! `cargo bench -p codec-kernels [-- SECONDS]`: the layers for SECONDS of audio (10), once in a rayon pool of one
 //! thread and once in a pool of all cores, the same for both sides. The peak is measured first, with
@@ -10,7 +11,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use codec_kernels::{Level, PackedMatrix, Rows, Start, available_levels, gemm, level, lstm_sequence};
+use codec_kernels::{
+    Level, PackedMatrix, Rows, Start, available_levels, gemm, level, lstm_sequence, n_minima,
+    squared_distances,
+};
 
 /// Whatever went wrong, in any of the libraries.
 type Failure = Box<dyn Error + Send + Sync>;
@@ -45,6 +49,7 @@ fn main() -> Result<(), Failure> {
         pool.install(|| print_table(seconds, peak_of_level * n_threads as f64))?;
         pool.install(|| print_lstm(seconds))?;
         pool.install(print_few_rows)?;
+        pool.install(print_search)?;
         if n_threads == n_cores {
             break;
         }
@@ -132,6 +137,30 @@ fn print_few_rows() -> Result<(), Failure> {
             2.0 * n_weights * n_rows as f64 / seconds / 1e9
         );
     }
+    Ok(())
+}
+
+/// Measures a search among the entries of a codebook: the products, and what makes distances of them.
+fn print_search() -> Result<(), Failure> {
+    const N_ROWS: usize = 64;
+    const DIM: usize = 128;
+    const N_ENTRIES: usize = 1024;
+    let entries = PackedMatrix::new(&noise(DIM * N_ENTRIES), DIM, N_ENTRIES)?;
+    let (data, row_norms, entry_norms) = (noise(N_ROWS * DIM), noise(N_ROWS), noise(N_ENTRIES));
+    let mut distances = vec![0.0; N_ROWS * N_ENTRIES];
+    let mut minima = vec![0.0; N_ROWS * n_minima(N_ENTRIES)];
+    let products = best_of(REPEATS, || {
+        Ok(gemm(Rows::new(&data, N_ROWS, DIM, DIM)?, &entries, Start::Zero, black_box(&mut distances))?)
+    })?;
+    let search = best_of(REPEATS, || {
+        gemm(Rows::new(&data, N_ROWS, DIM, DIM)?, &entries, Start::Zero, &mut distances)?;
+        Ok(squared_distances(&mut distances, &row_norms, &entry_norms, black_box(&mut minima))?)
+    })?;
+    println!(
+        "search of {N_ENTRIES} entries: {:.2} us for each of {N_ROWS} rows, {:.0} % of it the products",
+        search / N_ROWS as f64 * 1e6,
+        100.0 * products / search
+    );
     Ok(())
 }
 
