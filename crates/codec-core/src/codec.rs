@@ -13,7 +13,8 @@ pub trait Codec: Debug + Send + Sync {
     /// Rates, sizes and identity.
     fn info(&self) -> &CodecInfo;
 
-    /// Whether the codec has an encoder; of some families only the decoder is implemented.
+    /// Whether the codec has an encoder; of some families only the decoder is implemented, and one may be loaded to
+    /// decode only.
     fn encodes(&self) -> bool {
         true
     }
@@ -28,7 +29,8 @@ pub trait Codec: Debug + Send + Sync {
     /// Starts a stream that decodes.
     ///
     /// # Errors
-    /// What the implementation may fail with at the start of a stream.
+    /// What the implementation may fail with at the start of a stream; [`crate::Error::Unsupported`] for a codec that
+    /// was loaded to encode only.
     fn decoder(&self) -> Result<Box<dyn Decoder + '_>>;
 
     /// Codes a whole clip.

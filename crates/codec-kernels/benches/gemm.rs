@@ -1,5 +1,5 @@
-//! GFLOP/s of the products in EnCodec 24 kHz, beside candle's matmul and convolutions in the same run, and what a search
-//! of its codebooks takes.
+//! GFLOP/s of the products in EnCodec 24 kHz, beside candle's matmul and convolutions in the same run, and what a
+//! search of its codebooks takes.
 //!
 //! `cargo bench -p codec-kernels [-- SECONDS]`: the layers for SECONDS of audio (10), once in a rayon pool of one
 //! thread and once in a pool of all cores, the same for both sides. The peak is measured first, with

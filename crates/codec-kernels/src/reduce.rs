@@ -122,25 +122,28 @@ impl Kernel for Dot<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         let mut acc = [s.splat(0.0); 2];
-        let mut add = |a: &[f32], b: &[f32]| {
-            for (i, acc) in acc.iter_mut().enumerate().take(MAX_LANES / S::LANES) {
-                *acc = s.fma(s.load(&a[i * S::LANES..]), s.load(&b[i * S::LANES..]), *acc);
-            }
-        };
         let (mut a, mut b) = (self.a.chunks_exact(MAX_LANES), self.b.chunks_exact(MAX_LANES));
-        (&mut a).zip(&mut b).for_each(|(a, b)| add(a, b));
+        (&mut a).zip(&mut b).for_each(|(a, b)| add_products(s, a, b, &mut acc));
         let (a, b) = (a.remainder(), b.remainder());
         if !a.is_empty() {
             let mut buffers = [[0.0; MAX_LANES]; 2];
             buffers[0][..a.len()].copy_from_slice(a);
             buffers[1][..a.len()].copy_from_slice(b);
-            add(&buffers[0], &buffers[1]);
+            add_products(s, &buffers[0], &buffers[1], &mut acc);
         }
         let mut sums = [0.0; MAX_LANES];
         for (i, acc) in acc.into_iter().enumerate().take(MAX_LANES / S::LANES) {
             s.store(acc, &mut sums[i * S::LANES..]);
         }
         tree(sums)
+    }
+}
+
+/// Goes on with the chains by `MAX_LANES` products.
+#[inline(always)]
+fn add_products<S: Simd>(s: S, a: &[f32], b: &[f32], acc: &mut [S::V; 2]) {
+    for (i, acc) in acc.iter_mut().enumerate().take(MAX_LANES / S::LANES) {
+        *acc = s.fma(s.load(&a[i * S::LANES..]), s.load(&b[i * S::LANES..]), *acc);
     }
 }
 

@@ -67,8 +67,8 @@ pub fn with_level<R>(level: Level, f: impl FnOnce() -> R) -> Result<R> {
     Ok(f())
 }
 
-/// A computation that [`dispatch`] runs; `run` must be `#[inline(always)]`, or it misses its instructions. So must every
-/// function that it calls with vectors; a closure that it calls at two places is one that is not.
+/// A computation that [`dispatch`] runs; `run` must be `#[inline(always)]`, or it misses its instructions. So must
+/// every function that it calls with vectors; a closure that it calls at two places is one that is not.
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self, s: S) -> Self::Output;

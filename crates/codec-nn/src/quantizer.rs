@@ -84,7 +84,13 @@ pub struct LinearNet {
 }
 
 impl AveragesNet {
-    /// The entries, `[codebook_size, codebook_dim]`: the sums over the counts, of which none is taken below `floor`.
+    /// The entries: the sums over the counts, of which none is taken below `floor`.
+    ///
+    /// # Shapes
+    /// The result: `[codebook_size, codebook_dim]`.
+    ///
+    /// # Errors
+    /// When sums and counts do not fit.
     pub(crate) fn entries(&self, floor: f32) -> Result<Tensor> {
         let Self { sums, counts } = self;
         if sums.track_op() || counts.track_op() || !sums.device().is_cpu() {

@@ -292,7 +292,7 @@ fn identify(
     if codec_models::as_path(name).is_some() || codec_models::is_here(name)? {
         let model =
             ModelArgs { model: Some(name.to_owned()), device: DeviceKind::Cpu, weights: WeightKind::Float32 }
-                .load(Purpose::Both)?;
+                .load(Purpose::Encoding)?;
         return Ok((model.codec.info().clone(), model.sha256.into()));
     }
     reporter.note(&format!(

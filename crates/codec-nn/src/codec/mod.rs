@@ -148,22 +148,20 @@ impl NetCodec {
     }
 
     fn encoder_pipeline(&self) -> codec_core::Result<&Pipeline> {
-        let unsupported = |why: &str| Error::Unsupported {
-            what: "encoding with",
-            value: format!("{}{why}", self.info.model),
-        };
+        let unsupported = |what| Error::Unsupported { what, value: self.info.model.clone() };
+        let encoder = self.encoder.as_ref().ok_or_else(|| unsupported("encoding with"))?;
         if !self.purpose.encodes() {
-            return Err(unsupported(", loaded to decode only"));
+            return Err(unsupported("encoding, since it was loaded to decode only, with"));
         }
-        self.encoder.as_ref().ok_or_else(|| unsupported(""))
+        Ok(encoder)
     }
 
     fn check_decodes(&self) -> codec_core::Result<()> {
         if self.purpose.decodes() {
             return Ok(());
         }
-        let value = format!("{}, loaded to encode only", self.info.model);
-        Err(Error::Unsupported { what: "decoding with", value })
+        let what = "decoding, since it was loaded to encode only, with";
+        Err(Error::Unsupported { what, value: self.info.model.clone() })
     }
 
     fn check_audio(&self, audio: &AudioBuffer) -> codec_core::Result<()> {

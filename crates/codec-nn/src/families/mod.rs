@@ -14,7 +14,7 @@ mod xcodec2;
 
 use crate::codec::Networks;
 use crate::error::{Error, Result};
-use crate::ops::with_options;
+use crate::ops::{LoadOptions, Purpose, with_options};
 use crate::weights::Checkpoint;
 use candle_core::Device;
 use codec_core::Codec;
@@ -88,7 +88,7 @@ pub fn load_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Loade
     Ok(Loaded { codec, sha256: checkpoint.sha256()? })
 }
 
-/// The parts of the codec in `checkpoint`, for training: tie it to variables first
+/// The parts of the codec in `checkpoint`, all of them, for training: tie it to variables first
 /// ([`Checkpoint::trained`]).
 ///
 /// # Errors
@@ -96,7 +96,10 @@ pub fn load_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Loade
 pub fn networks(checkpoint: &Checkpoint) -> Result<Networks> {
     let (family, checkpoint) = recognized(checkpoint)?;
     match family.networks {
-        Some(networks) => with_options(checkpoint.options(), || networks(&checkpoint)),
+        Some(networks) => {
+            let options = LoadOptions { purpose: Purpose::Both, ..checkpoint.options() };
+            with_options(options, || networks(&checkpoint))
+        }
         None => Err(Error::Unsupported { what: "training of", value: family.name.to_owned() }),
     }
 }
@@ -150,7 +153,7 @@ fn explained(error: Error, family: &Family, checkpoint: &Checkpoint, device: &De
         return Error::Recognized { family: family.name, source: Box::new(error) };
     }
     let (surveyed, survey) = checkpoint.surveyed();
-    let again = (family.load)(&surveyed, device).err();
+    let again = with_options(LoadOptions::default(), || (family.load)(&surveyed, device)).err();
     let mut findings = survey.findings();
     for error in [Some(error), again].into_iter().flatten() {
         if let Error::MissingTensors { names } = error {

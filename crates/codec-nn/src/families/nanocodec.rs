@@ -20,6 +20,7 @@ use crate::layers::{
     Activation, ChannelScale, Chunk, Conv1d, ConvSpec, ConvTranspose1d, DynLayer, Fill, FillBlocks, Layer,
     Padding, Residual, Steps, SumGroups, Unary,
 };
+use crate::ops::load_both;
 use crate::weights::{Checkpoint, Weights};
 use candle_core::{Device, Tensor};
 use codec_core::quantizer::{Fsq, Grouped, Quantizer};
@@ -158,8 +159,11 @@ impl Config {
             layout,
         };
         let mut layers = vec![DynLayer::new(FillBlocks { len: hop_length as usize })];
-        layers.extend(encoder.encoder(&weights.pp("audio_encoder"))?);
-        let decoder = decoder.decoder(&weights.pp("audio_decoder"))?;
+        let (encoder, decoder) = load_both(
+            || encoder.encoder(&weights.pp("audio_encoder")),
+            || decoder.decoder(&weights.pp("audio_decoder")),
+        )?;
+        layers.extend(encoder);
         weights.finish(&IGNORED)?;
         NetCodec::new(info, Some(layers), decoder, Box::new(quantizer), device)
     }

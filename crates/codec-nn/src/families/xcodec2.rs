@@ -26,7 +26,7 @@ use crate::layers::{
 };
 use crate::nets::convnext::{layer_norm, linear};
 use crate::nets::vocos;
-use crate::ops::joined;
+use crate::ops::{joined, load_both};
 use crate::quantizer::{LinearNet, ProjectionsNet, QuantizerNet};
 use crate::weights::{Checkpoint, Weights};
 use candle_core::Device;
@@ -168,7 +168,8 @@ fn build(weights: &Weights, config: &Config, is_distilled: bool, device: &Device
     }
     let hop_length = n_fft / FRAMES_PER_WINDOW;
     let (quantizer, latent_dim) = quantizer(&weights.pp("quantizer"), config)?;
-    let net = decoder(&weights.pp("acoustic_decoder"), config, [latent_dim, dim, n_fft, hop_length])?;
+    let sizes = [latent_dim, dim, n_fft, hop_length];
+    let ((), net) = load_both(|| Ok(()), || decoder(&weights.pp("acoustic_decoder"), config, sizes))?;
     weights.finish(&[])?;
     let hop_length = u32::try_from(hop_length).map_err(|_| Error::config("n_fft", "is too large"))?;
     let model = match (is_distilled, hop_length) {

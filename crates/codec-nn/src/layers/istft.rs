@@ -82,32 +82,41 @@ impl Istft {
         if values[pad..pad + hop_length].iter().any(|x| x * x < MIN_ENVELOPE) {
             return Err(Error::config("window", "leaves samples out"));
         }
-        let n_bins = n_fft / 2 + 1;
-        let mut weight = vec![0.0; 2 * n_bins * n_fft];
-        for (row_idx, row) in weight.chunks_exact_mut(n_fft).enumerate() {
-            let (bin_idx, is_imaginary) = (row_idx % n_bins, row_idx >= n_bins);
-            let is_edge = bin_idx == 0 || bin_idx == n_bins - 1;
-            // The bins that are not kept mirror those between the edges; the edges have no imaginary part.
-            let share = if is_edge { 1.0 } else { 2.0 } / n_fft as f64;
-            for (i, (weight, window)) in row.iter_mut().zip(&values).enumerate() {
-                let turns = (bin_idx * i % n_fft) as f64 / n_fft as f64;
-                let (sine, cosine) = sin_cos(std::f64::consts::TAU * turns);
-                let wave = match (is_imaginary, is_edge) {
-                    (false, _) => f64::from(cosine),
-                    (true, false) => -f64::from(sine),
-                    (true, true) => 0.0,
-                };
-                *weight = (wave * share * f64::from(*window)) as f32;
-            }
-        }
-        let device = window.device();
-        let weight = Tensor::from_vec(weight, (2 * n_bins, 1, n_fft), device)?;
+        let (device, shape) = (window.device(), (n_fft + 2, 1, n_fft));
+        let weight = match ops::is_unwanted() {
+            true => ops::placeholder(shape, device)?,
+            false => Tensor::from_vec(waves(&values), shape, device)?,
+        };
         let squares = window.sqr()?.reshape((1, 1, n_fft))?;
         Ok(Self {
             signal: ConvTranspose1d::new(&weight, None, hop_length, pad, pad)?,
             envelope: ConvTranspose1d::new(&squares, None, hop_length, pad, pad)?,
         })
     }
+}
+
+/// What each bin adds to a frame, window included: real parts, then imaginary ones, `[n_fft + 2, n_fft]`.
+fn waves(window: &[f32]) -> Vec<f32> {
+    let n_fft = window.len();
+    let n_bins = n_fft / 2 + 1;
+    let mut waves = vec![0.0; 2 * n_bins * n_fft];
+    for (row_idx, row) in waves.chunks_exact_mut(n_fft).enumerate() {
+        let (bin_idx, is_imaginary) = (row_idx % n_bins, row_idx >= n_bins);
+        let is_edge = bin_idx == 0 || bin_idx == n_bins - 1;
+        // The bins that are not kept mirror those between the edges; the edges have no imaginary part.
+        let share = if is_edge { 1.0 } else { 2.0 } / n_fft as f64;
+        for (i, (value, window)) in row.iter_mut().zip(window).enumerate() {
+            let turns = (bin_idx * i % n_fft) as f64 / n_fft as f64;
+            let (sine, cosine) = sin_cos(std::f64::consts::TAU * turns);
+            let wave = match (is_imaginary, is_edge) {
+                (false, _) => f64::from(cosine),
+                (true, false) => -f64::from(sine),
+                (true, true) => 0.0,
+            };
+            *value = (wave * share * f64::from(*window)) as f32;
+        }
+    }
+    waves
 }
 
 impl Layer for Istft {

@@ -304,6 +304,7 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::super::testing::Rng;
+    use super::super::{Purpose, load_both, with_options};
     use super::*;
 
     #[test]
@@ -329,6 +330,22 @@ mod tests {
         for dims in [vec![0, 4, 3], vec![4, 0, 3], vec![4, 3, 0]] {
             let weight = rng.tensor(&dims);
             assert!(Form::Conv.values(&weight).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn weights_that_were_not_loaded_cannot_be_used() {
+        let mut rng = Rng::new(10);
+        let (weight, xs) = (rng.tensor(&[6, 4]), rng.tensor(&[1, 3, 4]));
+        let filter = || Filter::new(Form::Matrix, Geometry::POINTWISE, &weight, None);
+        for purpose in [Purpose::Encoding, Purpose::Decoding] {
+            let (encoder, decoder) = with_options(purpose.into(), || load_both(filter, filter)).unwrap();
+            for (filter, is_wanted) in [(encoder, purpose.encodes()), (decoder, purpose.decodes())] {
+                assert_eq!((filter.c_in, filter.c_out(), filter.n_weights()), (4, 6, 24));
+                for xs in [Steps::floats_of(&xs), xs.clone().into()] {
+                    assert_eq!(filter.apply(xs).is_ok(), is_wanted);
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How a model that does not train is loaded: what holds its weights, and which of them.
 
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Device, Shape, Tensor};
 use codec_kernels::quantize_columns;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -99,6 +99,9 @@ fn with_loading<R>(loading: Loading, load: impl FnOnce() -> R) -> R {
 }
 
 /// Loads both networks of a codec, side by side if there are threads, with the options of this thread.
+///
+/// # Errors
+/// The encoder's, or else the decoder's.
 pub(crate) fn load_both<E: Send, D: Send>(
     encoder: impl FnOnce() -> Result<E> + Send,
     decoder: impl FnOnce() -> Result<D> + Send,
@@ -122,13 +125,24 @@ pub(crate) fn load_each<T: Send>(n: usize, load: impl Fn(usize) -> Result<T> + S
     each.collect::<Vec<_>>().into_iter().collect()
 }
 
-/// Weights one after the other along their first dimension; of a network that is not wanted, without memory.
+/// A tensor of which only the shape is of use; it takes no memory.
+///
+/// # Errors
+/// When the device fails.
+pub(crate) fn placeholder(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    Ok(Tensor::zeros((), DType::F32, device)?.broadcast_as(shape.into())?)
+}
+
+/// Weights one after the other along their first dimension; for a network that is not wanted, a [`placeholder`].
+///
+/// # Errors
+/// When their other dimensions differ.
 pub(crate) fn joined(parts: &[Tensor]) -> Result<Tensor> {
     match (parts, is_unwanted()) {
         ([first, ..], true) => {
             let n = parts.iter().map(|part| part.dim(0)).sum::<candle_core::Result<usize>>()?;
             let shape = [&[n], first.dims().get(1..).unwrap_or_default()].concat();
-            Ok(Tensor::zeros((), first.dtype(), first.device())?.broadcast_as(shape)?)
+            placeholder(shape, first.device())
         }
         _ => Ok(Tensor::cat(parts, 0)?),
     }

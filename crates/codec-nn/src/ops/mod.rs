@@ -37,7 +37,7 @@ pub(crate) use elementwise::{snake, unary};
 pub(crate) use filter::{Filter, Form};
 pub(crate) use linear::linear;
 pub use loading::{LoadOptions, Precision, Purpose};
-pub(crate) use loading::{is_unwanted, joined, load_both, load_each, purpose, with_options};
+pub(crate) use loading::{is_unwanted, joined, load_both, load_each, placeholder, purpose, with_options};
 pub use lstm::LstmState;
 pub(crate) use lstm::Recurrent;
 pub(crate) use norm::group_norm;

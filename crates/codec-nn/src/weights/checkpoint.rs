@@ -182,7 +182,7 @@ impl Checkpoint {
         }
     }
 
-    /// The same checkpoint, for a model that is loaded so and does not train.
+    /// The same checkpoint, for a model that does not train and is loaded so, whatever options it had before.
     #[must_use]
     pub fn with_options(self, options: impl Into<LoadOptions>) -> Self {
         Self { options: options.into(), ..self }

@@ -246,7 +246,7 @@ impl Weights {
         self.shared.entries.keys().filter_map(|name| name.strip_prefix(self.prefix.as_str()))
     }
 
-    /// Reads a tensor as f32.
+    /// Reads a tensor as f32; of a network that is not wanted it is none, but a placeholder of its shape.
     ///
     /// # Errors
     /// [`Error::MissingTensors`] when it is not there, [`Error::Shape`] when its shape is not `shape`,
@@ -308,9 +308,9 @@ impl Weights {
     /// A tensor that nobody will compute with: one that fits the checkpoint's and takes no memory.
     fn unread(&self, shape: Shape, name: &str) -> Result<Tensor> {
         let path = self.path(name);
-        self.entry(shape.dims(), &path)?;
+        self.entry(shape.dims(), &path)?.dtype(&path)?;
         self.note_read(path);
-        Ok(Tensor::zeros((), DType::F32, self.device())?.broadcast_as(shape)?)
+        ops::placeholder(shape, self.device())
     }
 
     /// Reads the checkpoint.
@@ -427,16 +427,18 @@ impl Weights {
 }
 
 impl Entry {
-    fn values(&self, path: &str) -> Result<Vec<f32>> {
-        let dtype = match &self.dtype {
-            Dtype::Float(dtype) => *dtype,
+    /// The type of the floats.
+    fn dtype(&self, path: &str) -> Result<DType> {
+        match &self.dtype {
+            Dtype::Float(dtype) => Ok(*dtype),
             Dtype::Other(name) => {
-                return Err(Error::Unsupported {
-                    what: "type of a weight",
-                    value: format!("{name} of {path}"),
-                });
+                Err(Error::Unsupported { what: "type of a weight", value: format!("{name} of {path}") })
             }
-        };
+        }
+    }
+
+    fn values(&self, path: &str) -> Result<Vec<f32>> {
+        let dtype = self.dtype(path)?;
         let n_elements = self.shape.iter().product::<usize>();
         let size = dtype.size_in_bytes();
         let strides = self.strides.as_deref().filter(|strides| !is_row_major(&self.shape, strides));
