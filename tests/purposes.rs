@@ -90,7 +90,7 @@ fn ignores(vectors: &Vectors, name: &str, purpose: Purpose) -> Result<bool> {
 }
 
 #[test]
-fn of_every_codec_some_weights_are_read_for_one_purpose_alone() -> Result<()> {
+fn of_every_codec_in_one_file_some_weights_are_read_for_one_purpose_alone() -> Result<()> {
     for subject in subjects()? {
         let vectors = Vectors::open(&subject.name)?;
         let bytes = vectors.checkpoint()?;
@@ -106,7 +106,7 @@ fn of_every_codec_some_weights_are_read_for_one_purpose_alone() -> Result<()> {
                 _ => {}
             }
         }
-        // Those in a folder have no weights beside their vectors.
+        // Models of several files have no weights beside their vectors.
         let is_in_folder = SafeTensors::deserialize(&bytes)?.is_empty();
         assert!(is_in_folder || is_found == [true; 2], "{}: {is_found:?}", subject.name);
     }

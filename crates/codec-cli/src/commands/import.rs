@@ -290,6 +290,7 @@ fn identify(
         bail!("--model: no name is given");
     }
     if codec_models::as_path(name).is_some() || codec_models::is_here(name)? {
+        // Only what is known of it is wanted, which every purpose gives.
         let model =
             ModelArgs { model: Some(name.to_owned()), device: DeviceKind::Cpu, weights: WeightKind::Float32 }
                 .load(Purpose::Encoding)?;
