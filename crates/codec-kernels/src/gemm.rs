@@ -178,7 +178,8 @@ fn rows_in_panels(weights: &[f32], k: usize, n: usize) -> Lines {
 /// Calls `fill(columns, row, out)` for each row of each panel, whole stretches of columns at a time; `out` may be wider
 /// than `columns`.
 fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Lines {
-    let mut lines = Lines::zeros(k * n.next_multiple_of(HALF_PANEL));
+    // Too large to be padded is n only where k is zero.
+    let mut lines = Lines::zeros(k * n.checked_next_multiple_of(HALF_PANEL).unwrap_or(n));
     let data = lines.as_mut_slice();
     let fill = |(panel_idx, panel): (usize, &mut [f32])| {
         let first = panel_idx * PANEL;

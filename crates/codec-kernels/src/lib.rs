@@ -60,6 +60,7 @@ mod pool;
 mod process;
 mod reduce;
 mod rotary;
+mod scope;
 mod simd;
 pub mod sinc;
 #[cfg(test)]
@@ -81,4 +82,5 @@ pub use pool::{for_items, on_this_thread, zeros};
 pub use process::{keep_candle_single_threaded, keep_freed_memory};
 pub use reduce::{argmax, argmin, softmax, squared_norms};
 pub use rotary::{Rotary, rotate, sin_cos};
+pub use scope::with_value;
 pub use simd::{Level, available_levels, level, with_level};

@@ -35,17 +35,21 @@ impl Kept {
         Some(memory)
     }
 
-    /// Keeps `memory`; where that is too much, lets go of larger pieces, which are worth less: they are seldom, and
-    /// making one takes little of the time that filling it does.
+    /// Floats in the pieces of one size.
+    fn len_of(&self, number: usize) -> usize {
+        let pieces = &self.by_size[number];
+        pieces.first().map_or(0, |piece| pieces.len() * piece.len())
+    }
+
+    /// Keeps `memory`; where that is too much, lets go of pieces of the size that holds most, so that no size is
+    /// without a place.
     fn put(&mut self, memory: Arc<Vec<f32>>) {
         let (size, number) = size_for(memory.len());
-        let mut largest = self.by_size.len();
-        while self.len + size > MAX_KEPT && largest > number + 1 {
-            largest -= 1;
-            while self.len + size > MAX_KEPT && self.take(largest).is_some() {}
-        }
-        if self.len + size > MAX_KEPT {
-            return;
+        while self.len + size > MAX_KEPT {
+            let fullest = (0..self.by_size.len()).max_by_key(|&number| self.len_of(number));
+            if fullest == Some(number) || fullest.and_then(|fullest| self.take(fullest)).is_none() {
+                return;
+            }
         }
         self.len += size;
         if self.by_size.len() <= number {
@@ -163,11 +167,17 @@ mod tests {
             });
         };
         check();
-        // Small pieces find a place all the same.
-        let small = Memory::new(1000);
-        let place = small.values().as_ptr();
-        drop(small);
-        check();
-        assert_eq!(Memory::new(1000).values().as_ptr(), place);
+        // Pieces of other sizes find a place all the same, and where small ones have taken it, large ones do.
+        let finds_a_place = |len: usize| {
+            let piece = Memory::new(len);
+            let place = piece.values().as_ptr();
+            drop(piece);
+            check();
+            assert_eq!(Memory::new(len).values().as_ptr(), place);
+        };
+        finds_a_place(1000);
+        drop((0..2 * MAX_KEPT / 4096).map(|_| Memory::new(4096)).collect::<Vec<_>>());
+        finds_a_place(100_000);
+        finds_a_place(MAX_LEN);
     }
 }

@@ -3,6 +3,7 @@
 //! No kernel's result depends on how its work was split: only whole outputs are handed out, never parts of
 //! a sum.
 
+use crate::scope::with_value;
 use crate::simd::MAX_LANES;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -17,15 +18,7 @@ thread_local! {
 
 /// Runs `f` with every call that it makes on this thread, for a caller that keeps the other threads busy.
 pub fn on_this_thread<R>(f: impl FnOnce() -> R) -> R {
-    /// Puts the former choice back, also when `f` unwinds.
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            ALONE.set(self.0);
-        }
-    }
-    let _restore = Restore(ALONE.replace(true));
-    f()
+    with_value(&ALONE, true, f)
 }
 
 /// Threads that a call which performs `work` operations is worth, at most those of the current pool.

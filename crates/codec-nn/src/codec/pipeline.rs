@@ -166,8 +166,10 @@ fn parts(net: &Net, input: Flow) -> Vec<Part> {
 fn groups(parts: &[Part]) -> Vec<(Range<usize>, f64)> {
     let mut groups: Vec<(Range<usize>, f64)> = Vec::new();
     let mut greatest = 0.0_f64;
+    // Layers that do not care take what the one before them does, and the first ones what comes after them.
+    let first = parts.iter().map(|part| part.seconds).find(|seconds| seconds.is_finite()).unwrap_or(0.0);
     for (layer_idx, part) in parts.iter().enumerate() {
-        let before = groups.last().map_or(0.0, |(_, least)| *least);
+        let before = groups.last().map_or(first, |(_, least)| *least);
         let seconds = if part.seconds.is_finite() { part.seconds } else { before };
         match groups.last_mut() {
             Some((layers, least)) if greatest.max(seconds) <= SIMILAR * least.min(seconds) => {
@@ -516,6 +518,13 @@ mod tests {
         let parts = parts(&net, Flow { rate: 24_000.0, channels: 1 });
         // 384 KiB of 64 channels; 48 windows of 96 steps.
         assert_eq!(groups(&parts), [(0..2, 1536.0 / 24_000.0), (2..4, 4608.0 / 24_000.0)]);
+    }
+
+    #[test]
+    fn layers_that_do_not_care_follow_their_neighbours() {
+        let part = |seconds| Part { rate: 100.0, seconds, cost: 1.0 };
+        let parts = [f64::INFINITY, 2.0, f64::INFINITY, 9.0, f64::INFINITY].map(part);
+        assert_eq!(groups(&parts), [(0..3, 2.0), (3..5, 9.0)]);
     }
 
     #[test]

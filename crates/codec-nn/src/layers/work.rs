@@ -1,9 +1,10 @@
 //! How much a network computes: the arithmetic and the memory of each layer, from its configuration.
 
 use super::sequence::Erased;
-use super::{Chunk, Layer};
+use super::{Chunk, Layer, Steps};
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::Device;
+use std::time::{Duration, Instant};
 
 /// Steps between two layers, in the middle of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,15 +72,26 @@ impl<'a> Work<'a> {
         4.0 * (self.input.values() + self.output.values() + n_calls * self.n_weights as f64)
     }
 
-    /// Runs the layer alone, as the start of a stream.
+    /// How long the layer alone takes on the CPU for the start of a stream, as floats in memory that is used again.
     ///
     /// # Shapes
-    /// `xs`: `[batch, time, input.channels]`.
+    /// `values`: `[time, input.channels]`.
     ///
     /// # Errors
     /// As [`Layer::step`].
-    pub fn run(&self, xs: &Tensor) -> Result<()> {
-        self.layer.step_erased(self.layer.init_erased().as_mut(), Chunk::next(xs.clone())).map(drop)
+    pub fn time(&self, values: &[f32]) -> Result<Duration> {
+        let channels = self.input.channels;
+        let dims = [1, values.len() / channels.max(1), channels];
+        let steps = Steps::new(dims, &Device::Cpu, |out| {
+            out.copy_from_slice(&values[..out.len()]);
+            Ok(())
+        })?;
+        let mut state = self.layer.init_erased();
+        let began = Instant::now();
+        let result = self.layer.step_erased(state.as_mut(), Chunk { steps: Some(steps), end: false })?;
+        let took = began.elapsed();
+        drop(result);
+        Ok(took)
     }
 }
 
@@ -129,7 +141,8 @@ mod tests {
         // each of 2 steps from 2 inputs of 5 to 3.
         assert_eq!(sums, [9_600.0, 0.0, 1_800.0, 0.0, 28_800.0, 0.0, 3_000.0, 6_000.0]);
         for work in &list {
-            work.run(&rng.tensor(&[1, 9, work.input.channels])).unwrap();
+            let values = rng.tensor(&[9 * work.input.channels]).to_vec1().unwrap();
+            assert!(work.time(&values).unwrap() > Duration::ZERO);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use candle_core::{DType, Device, Shape, Tensor};
-use codec_kernels::quantize_columns;
+use codec_kernels::{quantize_columns, with_value};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -83,19 +83,7 @@ thread_local! {
 ///
 /// Every loading of a model sets them, so one that a waiting thread takes on does not get another's.
 pub(crate) fn with_options<R>(options: LoadOptions, load: impl FnOnce() -> R) -> R {
-    with_loading(Loading { options, is_unwanted: false }, load)
-}
-
-fn with_loading<R>(loading: Loading, load: impl FnOnce() -> R) -> R {
-    /// Puts the former one back, also when `load` unwinds.
-    struct Restore(Loading);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            LOADING.set(self.0);
-        }
-    }
-    let _restore = Restore(LOADING.replace(loading));
-    load()
+    with_value(&LOADING, Loading { options, is_unwanted: false }, load)
 }
 
 /// Loads both networks of a codec, side by side if there are threads, with the options of this thread.
@@ -109,8 +97,8 @@ pub(crate) fn load_both<E: Send, D: Send>(
     let options = LOADING.get().options;
     let part = |is_wanted: bool| Loading { options, is_unwanted: !is_wanted };
     let (encoder, decoder) = rayon::join(
-        || with_loading(part(options.purpose.encodes()), encoder),
-        || with_loading(part(options.purpose.decodes()), decoder),
+        || with_value(&LOADING, part(options.purpose.encodes()), encoder),
+        || with_value(&LOADING, part(options.purpose.decodes()), decoder),
     );
     Ok((encoder?, decoder?))
 }
@@ -121,7 +109,7 @@ pub(crate) fn load_both<E: Send, D: Send>(
 /// That of the first that cannot be loaded.
 pub(crate) fn load_each<T: Send>(n: usize, load: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
     let loading = LOADING.get();
-    let each = (0..n).into_par_iter().map(|i| with_loading(loading, || load(i)));
+    let each = (0..n).into_par_iter().map(|i| with_value(&LOADING, loading, || load(i)));
     each.collect::<Vec<_>>().into_iter().collect()
 }
 
