@@ -1,10 +1,12 @@
 //! What the layers of a model compute, and what each costs by itself.
 
+use super::machine;
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use codec_nn::layers::{Flow, Work, work};
 use codec_nn::weights::Checkpoint;
-use codec_nn::{Net, Networks, families};
+use codec_nn::{Networks, families};
+use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -26,11 +28,41 @@ pub(super) fn flops(nets: &Networks) -> [f64; 2] {
     [encoder, work(&nets.decoder, latents)].map(|list| list.iter().map(Work::flops).sum())
 }
 
-/// Prints the layers of both networks as tables: arithmetic, memory and time per second of audio.
-pub(super) fn print(nets: &Networks, peak_gflops: f64) -> Result<()> {
-    let encoded = print_net("encoder", &nets.encoder, audio(nets), nets, peak_gflops)?;
-    print_net("decoder", &nets.decoder, encoded, nets, peak_gflops)?;
-    Ok(())
+/// The layers of a network.
+#[derive(Debug, Serialize)]
+pub(super) struct NetReport {
+    pub(super) title: &'static str,
+    /// GFLOP/s of multiply-adds on one core, measured just before.
+    pub(super) peak_gflops: f64,
+    pub(super) layers: Vec<LayerReport>,
+}
+
+/// One layer, for each second of audio, by itself on one thread.
+#[derive(Debug, Serialize)]
+pub(super) struct LayerReport {
+    pub(super) name: String,
+    /// Of its output, as `channels`.
+    pub(super) steps_per_second: f64,
+    pub(super) channels: usize,
+    pub(super) flops: f64,
+    /// Input, output, and weights once for each piece.
+    pub(super) bytes: f64,
+    pub(super) seconds: f64,
+}
+
+/// Measures every layer of both networks.
+pub(super) fn measure(nets: &Networks) -> Result<Vec<NetReport>> {
+    let mut input = audio(nets);
+    let mut reports = Vec::new();
+    for (title, net) in [("encoder", &nets.encoder), ("decoder", &nets.decoder)] {
+        let list = work(net, input);
+        input = list.last().map_or(input, |last| last.output);
+        let peak_gflops = machine::peak();
+        let piece_seconds = PIECE_SAMPLES / audio(nets).rate;
+        let layers = list.iter().map(|each| measure_layer(each, piece_seconds)).collect::<Result<_>>()?;
+        reports.push(NetReport { title, peak_gflops, layers });
+    }
+    Ok(reports)
 }
 
 fn audio(nets: &Networks) -> Flow {
@@ -38,48 +70,25 @@ fn audio(nets: &Networks) -> Flow {
     Flow { rate: f64::from(spec.sample_rate), channels: usize::from(spec.channels) }
 }
 
-fn print_net(title: &str, net: &Net, input: Flow, nets: &Networks, peak_gflops: f64) -> Result<Flow> {
-    let piece_seconds = PIECE_SAMPLES / audio(nets).rate;
-    println!("\n| {title} | steps/s | channels | MFLOP | MB | ms | % of peak |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
-    let (mut flops, mut seconds) = (0.0, 0.0);
-    let list = work(net, input);
-    for each in &list {
-        let time = time(each, piece_seconds)?;
-        println!(
-            "| {} | {:.1} | {} | {:.1} | {:.1} | {:.3} | {} |",
-            each.name,
-            each.output.rate,
-            each.output.channels,
-            each.flops() / 1e6,
-            each.bytes(1.0 / piece_seconds) / 1e6,
-            time * 1e3,
-            share(each.flops(), time, peak_gflops)
-        );
-        flops += each.flops();
-        seconds += time;
-    }
-    let share = share(flops, seconds, peak_gflops);
-    println!("| all, one after the other | | | {:.1} | | {:.3} | {share} |", flops / 1e6, seconds * 1e3);
-    Ok(list.last().map_or(input, |last| last.output))
-}
-
-/// Percent of the peak that so many operations in so many seconds are; nothing where there are none.
-pub(super) fn share(flops: f64, seconds: f64, peak_gflops: f64) -> String {
-    if flops > 0.0 { format!("{:.0}", 100.0 * flops / seconds / 1e9 / peak_gflops) } else { String::new() }
+fn measure_layer(work: &Work<'_>, piece_seconds: f64) -> Result<LayerReport> {
+    Ok(LayerReport {
+        name: work.name.clone(),
+        steps_per_second: work.output.rate,
+        channels: work.output.channels,
+        flops: work.flops(),
+        bytes: work.bytes(1.0 / piece_seconds),
+        seconds: time(work, piece_seconds)?,
+    })
 }
 
 /// Seconds of computing for each second of audio, in pieces of so many seconds.
 fn time(work: &Work<'_>, piece_seconds: f64) -> Result<f64> {
     let n_steps = ((work.input.rate * piece_seconds).round() as usize).max(1);
-    let values = (0..n_steps * work.input.channels).map(|i| ((i * 7919 % 1000) as f32 - 500.0) * 1e-3);
-    let shape = (1, n_steps, work.input.channels);
-    let xs = Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu)?;
+    let values: Vec<f32> =
+        (0..n_steps * work.input.channels).map(|i| ((i * 7919 % 1000) as f32 - 500.0) * 1e-3).collect();
     let (mut best, mut n_runs, all) = (f64::INFINITY, 0, Instant::now());
     while n_runs < REPEATS || all.elapsed() < MIN_DURATION {
-        let began = Instant::now();
-        work.run(&xs)?;
-        best = best.min(began.elapsed().as_secs_f64());
+        best = best.min(work.time(&values)?.as_secs_f64());
         n_runs += 1;
     }
     Ok(best / n_steps as f64 * work.input.rate)

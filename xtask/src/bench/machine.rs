@@ -46,7 +46,8 @@ impl Machine {
     }
 }
 
-fn peak() -> f64 {
+/// GFLOP/s of multiply-adds in registers, on one core.
+pub(super) fn peak() -> f64 {
     let rate = |_| {
         let began = Instant::now();
         let n = codec_kernels::multiply_adds(black_box(ROUNDS));

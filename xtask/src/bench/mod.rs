@@ -33,7 +33,8 @@ use std::time::Instant;
 #[command(after_help = "Examples:
   cargo xtask bench                               our codecs alone
   cargo xtask bench --peers --only mimi,snac_24khz
-  cargo xtask bench --only dac_44khz --layers     what each layer costs")]
+  cargo xtask bench --only dac_44khz --layers     what each layer costs
+  cargo xtask bench --only mimi --clips 200       many files at once")]
 pub(crate) struct Args {
     /// Models to measure; all when none is named.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
@@ -53,9 +54,12 @@ pub(crate) struct Args {
     /// Times that every side does everything, in turns; the medians count.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Print what each layer computes, and what it costs by itself on one thread.
+    /// Measure what each layer computes, and what it costs by itself on one thread.
     #[arg(long)]
     layers: bool,
+    /// Encode so many clips of 2 to 10 seconds as well, side by side and one after the other.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    clips: usize,
     /// Measure our codecs with weights of 8 bits as well.
     #[arg(long)]
     int8: bool,
@@ -72,6 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.worker {
         return worker::run(if args.int8 { Precision::Int8 } else { Precision::Float32 });
     }
+    // As the programs do; layers are measured in this process.
+    codec_kernels::keep_freed_memory();
     ensure!(args.rounds > 0 && args.seconds > 0 && args.threads > 0, "nothing to measure");
     let subjects = chosen(&args.only)?;
     let out = args.out.clone().unwrap_or_else(|| root().join("target/bench"));
@@ -83,19 +89,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report { machine, n_threads: args.threads, seconds: args.seconds, models: Vec::new() };
     for subject in subjects {
         eprintln!("{}", subject.name);
-        let measured = measure(subject, args, peers.as_ref(), &codec, report.machine.peak_gflops)?;
+        let measured = measure(subject, args, peers.as_ref(), &codec)?;
         let Some(model) = measured else {
             eprintln!("{}: its files are not on this machine", subject.name);
             continue;
         };
         report.models.push(model);
+        // What has been measured stays, whatever happens to the next model.
+        let files = [("bench.md", report.markdown()), ("bench.json", serde_json::to_string_pretty(&report)?)];
+        for (name, content) in files {
+            let path = out.join(name);
+            std::fs::write(&path, content).with_context(|| path.display().to_string())?;
+        }
     }
-    let text = report.markdown();
-    print!("{text}");
-    for (name, content) in [("bench.md", text), ("bench.json", serde_json::to_string_pretty(&report)?)] {
-        let path = out.join(name);
-        std::fs::write(&path, content).with_context(|| path.display().to_string())?;
-    }
+    print!("{}", report.markdown());
     Ok(())
 }
 
@@ -124,14 +131,14 @@ fn measure(
     args: &Args,
     peers: Option<&Peers>,
     codec: &Path,
-    peak_gflops: f64,
 ) -> Result<Option<ModelReport>> {
     let folder = tempfile::tempdir()?;
     let Some(model) = subject.checkpoint(folder.path())? else { return Ok(None) };
     let nets = layers::networks(&model);
+    let mut layers = Vec::new();
     if let (true, Some(nets)) = (args.layers, &nets) {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-        pool.install(|| layers::print(nets, peak_gflops))?;
+        layers = pool.install(|| layers::measure(nets))?;
     }
     let gflops = nets.as_ref().map(|nets| layers::flops(nets).map(|flops| flops / 1e9));
     drop(nets);
@@ -148,7 +155,7 @@ fn measure(
         step_samples: subject.step_samples,
         n_threads: args.threads,
     };
-    let sides = measure_sides(subject, &load, peers, args)?;
+    let (sides, peak_gflops) = measure_sides(subject, &load, peers, args)?;
     let cold_start_seconds = Spread::of(cold_starts(codec, &model, folder.path(), spec, args)?);
     let step_milliseconds = 1e3 * subject.step_samples as f64 / f64::from(spec.sample_rate);
     Ok(Some(ModelReport {
@@ -156,18 +163,20 @@ fn measure(
         title: subject.title.to_owned(),
         step_milliseconds,
         gflops,
+        peak_gflops,
+        layers,
         cold_start_seconds,
         sides,
     }))
 }
 
-/// Lets all sides work in turns.
+/// Lets all sides work in turns; what they took, and the peaks of one core meanwhile.
 fn measure_sides(
     subject: &Subject,
     load: &Request,
     peers: Option<&Peers>,
     args: &Args,
-) -> Result<Vec<SideReport>> {
+) -> Result<(Vec<SideReport>, Option<Spread>)> {
     let own = |name: &'static str, arguments: &[&str]| -> Result<_> {
         let mut own = Command::new(std::env::current_exe()?);
         own.args(["bench", "--worker"]).args(arguments);
@@ -183,24 +192,34 @@ fn measure_sides(
         sides.push((Side::start(name, &mut command, args.threads)?, Timings::default()));
     }
     for (side, timings) in &mut sides {
-        timings.ask(side, load, &["load"])?;
+        timings.ask(side, load, &["load"]);
         // Once before it counts.
         for request in [Request::Encode, Request::Decode] {
-            side.ask(&request)?.ok();
+            side.ask(&request).ok();
         }
     }
+    let mut peaks = Vec::new();
     for _ in 0..args.rounds {
-        for (side, timings) in &mut sides {
-            timings.ask(side, &Request::Encode, &["encode"])?;
-        }
-        for (side, timings) in &mut sides {
-            timings.ask(side, &Request::Decode, &["decode"])?;
+        // What neighbours leave of the machine changes within minutes.
+        peaks.push(machine::peak());
+        for (request, name) in [(Request::Encode, "encode"), (Request::Decode, "decode")] {
+            for (side, timings) in &mut sides {
+                timings.ask(side, &request, &[name]);
+            }
         }
     }
     for (side, timings) in &mut sides {
-        timings.ask(side, &Request::Step, &["encode_step", "decode_step"])?;
+        timings.ask(side, &Request::Step, &["encode_step", "decode_step"]);
     }
-    Ok(sides.into_iter().map(|(side, timings)| timings.report(&side)).collect())
+    if let (true, Some((own, timings))) = (args.clips > 0, sides.first_mut()) {
+        let request = Request::Clips { n: args.clips };
+        timings.ask(own, &request, &["clips_side_by_side", "clips_in_turn", "clips_on_one_thread"]);
+    }
+    let sides: Vec<_> = sides.into_iter().map(|(side, timings)| timings.report(&side)).collect();
+    if let Some((what, why)) = sides.first().and_then(|own| own.failures.first_key_value()) {
+        bail!("codec: {what}: {why}");
+    }
+    Ok((sides, Spread::of(peaks)))
 }
 
 /// What one side took.
@@ -212,11 +231,11 @@ struct Timings {
 
 impl Timings {
     /// Asks unless it failed before; the seconds that come belong to `names` in turns.
-    fn ask(&mut self, side: &mut Side, request: &Request, names: &[&'static str]) -> Result<()> {
+    fn ask(&mut self, side: &mut Side, request: &Request, names: &[&'static str]) {
         if names.iter().chain([&"load"]).any(|name| self.failures.contains_key(name)) {
-            return Ok(());
+            return;
         }
-        match side.ask(request)? {
+        match side.ask(request) {
             Ok(seconds) => {
                 for (name, seconds) in names.iter().cycle().zip(seconds) {
                     self.seconds.entry(name).or_default().push(seconds);
@@ -228,10 +247,15 @@ impl Timings {
                 }
             }
         }
-        Ok(())
     }
 
-    fn report(self, side: &Side) -> SideReport {
+    fn report(mut self, side: &Side) -> SideReport {
+        if let (Some(encoded), Some(decoded)) =
+            (self.seconds.get("encode_step"), self.seconds.get("decode_step"))
+        {
+            let both = encoded.iter().zip(decoded).map(|(encoded, decoded)| encoded + decoded).collect();
+            self.seconds.insert("step", both);
+        }
         let spreads = self.seconds.into_iter();
         SideReport {
             name: side.name.clone(),
@@ -254,7 +278,7 @@ fn cold_starts(codec: &Path, model: &Path, folder: &Path, spec: AudioSpec, args:
         let began = Instant::now();
         let mut command = Command::new(codec);
         command.arg("tokenize").arg(&input).arg("-o").arg(&output).args(["--force", "--model"]).arg(model);
-        command.env("RAYON_NUM_THREADS", args.threads.to_string());
+        command.env("RAYON_NUM_THREADS", args.threads.to_string()).env_remove("CODEC_THREADS");
         run_command(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
         seconds.push(began.elapsed().as_secs_f64());
     }

@@ -25,6 +25,9 @@ pub(super) enum Request {
     Decode,
     /// The clip as a stream: the seconds of encoding and decoding of every piece, in turns.
     Step,
+    /// So many clips of 2 to 10 seconds: the seconds of encoding them side by side, one after the other with all
+    /// threads, and with one thread.
+    Clips { n: usize },
 }
 
 /// One line on stdout for each request.

@@ -1,6 +1,6 @@
 //! What was measured, as a table for people and as JSON.
 
-use super::layers::share;
+use super::layers::{LayerReport, NetReport};
 use super::machine::Machine;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -25,6 +25,10 @@ pub(super) struct ModelReport {
     pub(super) step_milliseconds: f64,
     /// Per second of audio, of encoder and decoder, from the configuration; none for integer networks.
     pub(super) gflops: Option<[f64; 2]>,
+    /// GFLOP/s of multiply-adds on one core, measured in each round.
+    pub(super) peak_gflops: Option<Spread>,
+    /// Of encoder and decoder, where they were asked for.
+    pub(super) layers: Vec<NetReport>,
     /// From file to file with a new process, one second of audio.
     pub(super) cold_start_seconds: Option<Spread>,
     /// Ours first.
@@ -36,7 +40,8 @@ pub(super) struct ModelReport {
 pub(super) struct SideReport {
     pub(super) name: String,
     pub(super) peak_bytes: u64,
-    /// Seconds of `load`, `encode`, `decode`, and of each `encode_step` and `decode_step`.
+    /// Seconds of `load`, `encode`, `decode`, of each `encode_step`, `decode_step` and `step`, which is both, and of
+    /// the ways to code many clips.
     pub(super) seconds: BTreeMap<&'static str, Spread>,
     /// What it cannot do, and why.
     pub(super) failures: BTreeMap<&'static str, String>,
@@ -58,8 +63,10 @@ impl Spread {
     pub(super) fn of(mut xs: Vec<f64>) -> Option<Self> {
         xs.sort_by(f64::total_cmp);
         let (least, greatest) = (*xs.first()?, *xs.last()?);
-        let at = |share: f64| xs[(((xs.len() as f64) * share).ceil() as usize).clamp(1, xs.len()) - 1];
-        Some(Self { n: xs.len(), least, median: at(0.5), slow: at(0.999), greatest })
+        let n = xs.len();
+        let slow = xs[((n as f64 * 0.999).ceil() as usize).clamp(1, n) - 1];
+        // Of an even number the mean of the two in the middle.
+        Some(Self { n, least, median: 0.5 * (xs[(n - 1) / 2] + xs[n / 2]), slow, greatest })
     }
 }
 
@@ -95,7 +102,7 @@ impl Report {
         let step = format!("{:.0} ms", model.step_milliseconds);
         writeln!(
             text,
-            "| | encode | least..greatest | decode | least..greatest | {step}: encode | decode | 99.9 % | memory |"
+            "| | encode | least..greatest | decode | least..greatest | {step}: encode | decode | 99.9 % of both | memory |"
         )?;
         writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
         let times = |spread: Option<&Spread>| {
@@ -112,10 +119,7 @@ impl Report {
             let steps = [get("encode_step"), get("decode_step")];
             let [coded, decoded] =
                 steps.map(|step| step.map_or_else(|| "-".to_owned(), |step| milliseconds(step.median)));
-            let slow = match steps {
-                [Some(coded), Some(decoded)] => milliseconds(coded.slow + decoded.slow),
-                _ => "-".to_owned(),
-            };
+            let slow = get("step").map_or_else(|| "-".to_owned(), |step| milliseconds(step.slow));
             let memory = format!("{} MB", side.peak_bytes >> 20);
             writeln!(
                 text,
@@ -131,14 +135,22 @@ impl Report {
         writeln!(text)?;
         for (what, flops) in ["encode", "decode"].into_iter().zip(model.gflops.unwrap_or_default()) {
             if let (Some(spread), true) = (ours.seconds.get(what), flops > 0.0) {
-                let peak = self.machine.peak_gflops * self.n_threads.min(self.machine.n_cores) as f64;
-                let share = share(flops * 1e9 * self.seconds as f64, spread.median, peak);
+                let of_core = model.peak_gflops.map_or(self.machine.peak_gflops, |peak| peak.median);
+                let peak = of_core * self.n_threads.min(self.machine.n_cores) as f64;
+                let share = percent(flops * self.seconds as f64 / spread.median, peak);
                 writeln!(
                     text,
                     "- {what}: {flops:.1} GFLOP per second of audio, {share} % of the peak of {} threads",
                     self.n_threads
                 )?;
             }
+        }
+        if let Some(peak) = model.peak_gflops {
+            let Spread { median, least, greatest, .. } = peak;
+            writeln!(
+                text,
+                "- peak of one core in each round: {median:.0} GFLOP/s ({least:.0}..{greatest:.0})"
+            )?;
         }
         for side in model.sides.iter().skip(1) {
             let ratio = |what| Some(side.seconds.get(what)?.median / ours.seconds.get(what)?.median);
@@ -158,8 +170,67 @@ impl Report {
                  ({least:.3}..{greatest:.3})"
             )?;
         }
+        let clips = ["clips_side_by_side", "clips_in_turn", "clips_on_one_thread"];
+        if let [Some(side_by_side), Some(in_turn), Some(alone)] =
+            clips.map(|way| ours.seconds.get(way).map(|seconds| seconds.median))
+        {
+            writeln!(
+                text,
+                "- clips of 2 to 10 s, coded side by side: {side_by_side:.2} s; one after the other with all threads: \
+                 {in_turn:.2} s ({:.2} times), with one thread: {alone:.2} s ({:.2} times); the same codes",
+                in_turn / side_by_side,
+                alone / side_by_side
+            )?;
+        }
+        for net in &model.layers {
+            self.write_layers(text, net)?;
+        }
         Ok(())
     }
+
+    /// What each layer computes and costs for a second of audio, by itself on one thread.
+    fn write_layers(&self, text: &mut String, net: &NetReport) -> std::fmt::Result {
+        let peak = net.peak_gflops;
+        writeln!(
+            text,
+            "\n| {} | steps/s | channels | MFLOP | MB | ms | % of {peak:.0} GFLOP/s | GB/s |",
+            net.title
+        )?;
+        writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
+        for layer in &net.layers {
+            let share = if layer.flops > 0.0 {
+                percent(layer.flops / 1e9 / layer.seconds, peak)
+            } else {
+                String::new()
+            };
+            writeln!(
+                text,
+                "| {} | {:.1} | {} | {:.1} | {:.1} | {:.3} | {share} | {:.0} |",
+                layer.name,
+                layer.steps_per_second,
+                layer.channels,
+                layer.flops / 1e6,
+                layer.bytes / 1e6,
+                layer.seconds * 1e3,
+                layer.bytes / layer.seconds / 1e9
+            )?;
+        }
+        let sum = |of: fn(&LayerReport) -> f64| net.layers.iter().map(of).sum::<f64>();
+        let (flops, bytes, seconds) = (sum(|l| l.flops), sum(|l| l.bytes), sum(|l| l.seconds));
+        writeln!(
+            text,
+            "| all, one after the other | | | {:.1} | {:.1} | {:.3} | {} | {:.0} |",
+            flops / 1e6,
+            bytes / 1e6,
+            seconds * 1e3,
+            percent(flops / 1e9 / seconds, peak),
+            bytes / seconds / 1e9
+        )
+    }
+}
+
+fn percent(part: f64, whole: f64) -> String {
+    format!("{:.0}", 100.0 * part / whole)
 }
 
 #[cfg(test)]
@@ -172,7 +243,7 @@ mod tests {
         let spread = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
         assert_eq!((spread.n, spread.least, spread.median, spread.greatest), (3, 1.0, 2.0, 3.0));
         let many = Spread::of((1..=2000).map(f64::from).collect()).unwrap();
-        assert_eq!((many.median, many.slow), (1000.0, 1998.0));
+        assert_eq!((many.median, many.slow), (1000.5, 1998.0));
     }
 
     #[test]
@@ -192,11 +263,21 @@ mod tests {
             seconds: Spread::of(vec![encode]).map(|spread| ("encode", spread)).into_iter().collect(),
             failures: failures.iter().map(|(what, why)| (*what, (*why).to_owned())).collect(),
         };
+        let layer = LayerReport {
+            name: "1 to 2 k7".to_owned(),
+            steps_per_second: 50.0,
+            channels: 2,
+            flops: 4e9,
+            bytes: 1e9,
+            seconds: 0.1,
+        };
         let model = ModelReport {
             name: "m".to_owned(),
             title: "Model".to_owned(),
             step_milliseconds: 80.0,
             gflops: Some([5.0, 0.0]),
+            peak_gflops: Spread::of(vec![50.0, 100.0, 150.0]),
+            layers: vec![NetReport { title: "encoder", peak_gflops: 100.0, layers: vec![layer] }],
             cold_start_seconds: None,
             sides: vec![side("codec", 0.5, &[]), side("peer", 2.0, &[("decode", "cannot decode")])],
         };
@@ -204,6 +285,8 @@ mod tests {
         let text = report.markdown();
         assert!(text.contains("| codec | 20.0x | 20.0..20.0 | - |"), "{text}");
         assert!(text.contains("50 % of the peak"), "{text}");
+        assert!(text.contains("100 GFLOP/s (50..150)"), "{text}");
+        assert!(text.contains("| 1 to 2 k7 | 50.0 | 2 | 4000.0 | 1000.0 | 100.000 | 40 | 10 |"), "{text}");
         assert!(text.contains("times as long as ours, peer: encode 4.0"), "{text}");
         assert!(text.contains("peer: no decode: cannot decode"), "{text}");
     }

@@ -18,8 +18,12 @@ pub(super) struct Side {
 impl Side {
     /// Starts the process with so many threads.
     pub(super) fn start(name: &str, command: &mut Command, n_threads: usize) -> Result<Self> {
-        for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"] {
+        for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CANDLE_NUM_THREADS"] {
             command.env(variable, n_threads.to_string());
+        }
+        // What somebody has set would hold for some sides only.
+        for variable in ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"] {
+            command.env_remove(variable);
         }
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(name.to_owned())?;
@@ -29,20 +33,25 @@ impl Side {
         Ok(Self { name: name.to_owned(), child, stdin, stdout: BufReader::new(stdout), peak_bytes: 0 })
     }
 
-    /// The seconds of a request, or why the process cannot do it.
-    pub(super) fn ask(&mut self, request: &Request) -> Result<Result<Vec<f64>, String>> {
+    /// The seconds of a request.
+    ///
+    /// # Errors
+    /// Why the process cannot do it, which may be that it is gone.
+    pub(super) fn ask(&mut self, request: &Request) -> Result<Vec<f64>, String> {
+        let answer = self.exchange(request).map_err(|error| format!("{error:#}"))?;
+        self.peak_bytes = self.peak_bytes.max(answer.peak_bytes);
+        answer.error.map_or(Ok(answer.seconds), Err)
+    }
+
+    fn exchange(&mut self, request: &Request) -> Result<Answer> {
         let mut line = serde_json::to_string(request)?;
         line.push('\n');
-        self.stdin.write_all(line.as_bytes()).with_context(|| format!("{}: is gone", self.name))?;
+        self.stdin.write_all(line.as_bytes()).context("the process is gone")?;
         line.clear();
-        self.stdout.read_line(&mut line)?;
-        let answer: Answer =
-            serde_json::from_str(&line).with_context(|| format!("{}: answered {line:?}", self.name))?;
-        self.peak_bytes = self.peak_bytes.max(answer.peak_bytes);
-        Ok(match answer.error {
-            Some(error) => Err(error),
-            None => Ok(answer.seconds),
-        })
+        if self.stdout.read_line(&mut line)? == 0 {
+            bail!("the process has ended: {}", self.child.wait()?);
+        }
+        serde_json::from_str(&line).with_context(|| format!("the process answered {line:?}"))
     }
 }
 

@@ -9,6 +9,7 @@ use codec_core::{AudioBuffer, AudioSpec, Codec, Codes};
 use codec_nn::Precision;
 use codec_nn::families::load_checkpoint;
 use codec_nn::weights::Checkpoint;
+use rayon::prelude::*;
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
@@ -44,6 +45,7 @@ fn answer(worker: &mut Option<Worker>, request: &Request, precision: Precision) 
         Request::Encode => worker.as_mut().context("nothing is loaded")?.encode(),
         Request::Decode => worker.as_mut().context("nothing is loaded")?.decode(),
         Request::Step => worker.as_mut().context("nothing is loaded")?.step(),
+        Request::Clips { n } => worker.as_mut().context("nothing is loaded")?.clips(*n),
     }
 }
 
@@ -93,6 +95,37 @@ impl Worker {
             let coded = began.elapsed().as_secs_f64();
             decoder.push(&codes)?;
             seconds.extend([coded, began.elapsed().as_secs_f64() - coded]);
+        }
+        Ok(seconds)
+    }
+
+    /// Many clips, as a folder has them: side by side as `codec tokenize` codes them, one after the other with all
+    /// threads, and with one thread.
+    fn clips(&self, n: usize) -> Result<Vec<f64>> {
+        let rate = self.audio.spec().sample_rate as usize;
+        // Lengths that no order of the clips favours; the start differs, so that no two are alike.
+        let clip = |i: usize| {
+            let start = (i * 37 % 101) * rate / 100;
+            let end = start + (200 + i * 611 % 801) * rate / 100;
+            self.audio.slice(start.min(self.audio.n_samples())..end.min(self.audio.n_samples()))
+        };
+        let clips: Vec<AudioBuffer> = (0..n).map(clip).collect();
+        let encode = |clip: &AudioBuffer| self.codec.encode(clip, self.n_codebooks);
+        let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+        let mut seconds = Vec::new();
+        let mut codes: Vec<Vec<Codes>> = Vec::new();
+        type Way<'a> = &'a (dyn Fn() -> codec_core::Result<Vec<Codes>> + Sync);
+        let ways: [Way<'_>; 3] =
+            [&|| clips.par_iter().map(encode).collect(), &|| clips.iter().map(encode).collect(), &|| {
+                one_thread.install(|| clips.iter().map(encode).collect())
+            }];
+        for way in ways {
+            let began = Instant::now();
+            codes.push(way()?);
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+        if codes.iter().any(|all| *all != codes[0]) {
+            bail!("clips side by side have other codes");
         }
         Ok(seconds)
     }
