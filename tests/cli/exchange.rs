@@ -62,6 +62,156 @@ fn files_of_other_programs_are_taken_and_given() {
     assert_eq!(names(dir.path()), ["a.nac", "b.ecdc", "c.nac", "d", "f.dac"]);
 }
 
+/// Three windows of one file: all of them or none, nothing without `--force`, and a report of what there is.
+#[test]
+fn split_files_are_those_of_a_folder_and_replace_nothing_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let vector = |name: &str| root().join("tests/vectors/exchange").join(name);
+    let split = |from: &std::path::Path, more: &[&str]| {
+        let mut command = codec();
+        command.current_dir(dir.path()).args(["import", "--json", "--split"]).arg(from).args(more);
+        command.output().unwrap()
+    };
+    let windows = ["00000.nac", "00001.nac", "00002.nac"];
+    let written = |output: &std::process::Output, folder: &str| {
+        assert!(output.status.success(), "{folder}: {}", stderr(output));
+        let report = &json(output)[0];
+        assert_eq!((&report["output"], &report["skipped"]), (&folder.into(), &false.into()), "{report}");
+        assert_eq!(report["n_files"], names(&path(folder)).len());
+    };
+    // Neither an ending of another kind nor a file of the name without `.nac` in it is in the way.
+    std::fs::write(path("wi.nac"), "").unwrap();
+    for (output, folder) in [("wi.nac", "wi"), ("song.v2", "song.v2"), ("deep/er", "deep/er")] {
+        written(&split(&vector("windows.dac"), &["-o", output]), folder);
+        assert_eq!(names(&path(folder)), windows);
+        // The same again finds what it made, though the folder is there now.
+        let again = split(&vector("windows.dac"), &["-o", output]);
+        assert!(again.status.success(), "{}", stderr(&again));
+        let report = &json(&again)[0];
+        assert_eq!((&report["output"], &report["skipped"]), (&folder.into(), &true.into()), "{report}");
+        assert_eq!(names(&path(folder)), windows);
+    }
+    assert_eq!(std::fs::read(path("wi.nac")).unwrap(), b"");
+    let bytes = |name: &str| std::fs::read(path(name)).unwrap();
+    let whole = bytes("wi/00001.nac");
+
+    let refused = |more: &[&str], expected: &str| {
+        let output = split(&vector("windows.dac"), more);
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    };
+    std::fs::create_dir(path("part")).unwrap();
+    std::fs::write(path("part/00001.nac"), "precious").unwrap();
+    refused(&["-o", "part.nac"], "part/00001.nac: is there already, but not all of 3 files are");
+    assert_eq!(names(&path("part")), ["00001.nac"]);
+    assert_eq!(bytes("part/00001.nac"), b"precious");
+    written(&split(&vector("windows.dac"), &["-o", "part.nac", "--force"]), "part");
+    assert_eq!(names(&path("part")), windows);
+    assert!(bytes("part/00001.nac") == whole);
+    // A window that cannot be put in place, or one of another input, is found before any is.
+    std::fs::create_dir_all(path("odd/00002.nac")).unwrap();
+    refused(&["-o", "odd", "--force"], "00002.nac: is there already and no file");
+    assert_eq!(names(&path("odd")), ["00002.nac"]);
+    std::fs::create_dir(path("more")).unwrap();
+    std::fs::write(path("more/00003.nac"), "").unwrap();
+    refused(&["-o", "more", "--force"], "00003.nac: is there already, but is none of 3 files");
+    assert_eq!(names(&path("more")), ["00003.nac"]);
+    refused(&["-o", "wi.nac/00000.nac"], "cannot create");
+    std::fs::write(path("file"), "").unwrap();
+    refused(&["-o", "file"], "file: is no folder, which --split needs");
+    refused(&["-o", "-"], "--split writes files, not to stdout");
+}
+
+#[test]
+fn split_files_lie_beside_their_input_or_in_its_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(path("in/deep")).unwrap();
+    for (from, to) in
+        [("windows.dac", "in/a.v2.dac"), ("whole.dac", "in/deep/b.dac"), ("causal.ecdc", "in/deep/c.ecdc")]
+    {
+        std::fs::copy(root().join("tests/vectors/exchange").join(from), path(to)).unwrap();
+    }
+    let run = |more: &[&str]| {
+        let output =
+            codec().current_dir(dir.path()).args(["import", "--split", "in"]).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let mut lines: Vec<String> = stdout(&output).lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let lines = run(&["-o", "out"]);
+    assert!(
+        lines[0].starts_with("in/a.v2.dac -> out/a.v2: ") && lines[0].ends_with(", 3 files"),
+        "{lines:?}"
+    );
+    assert!(lines[1].starts_with("in/deep/b.dac -> out/deep/b: ") && lines[1].ends_with(", 1 file"));
+    let lines = run(&[]);
+    assert!(lines[2].starts_with("in/deep/c.ecdc -> in/deep/c: "), "{lines:?}");
+    for folder in ["out", "in"] {
+        assert_eq!(names(&path(folder).join("a.v2")).len(), 3);
+        for name in ["b", "c"] {
+            assert_eq!(names(&path(folder).join("deep").join(name)), ["00000.nac"]);
+        }
+    }
+    assert!(run(&[]).iter().all(|line| line.contains("is there already, left alone")));
+}
+
+#[test]
+fn rows_of_several_rates_are_no_array() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let npy = |n_rows: usize| {
+        let shape = format!("{{'descr': '<i4', 'fortran_order': False, 'shape': ({n_rows}, 8), }}");
+        let mut bytes = b"\x93NUMPY\x01\0v\0".to_vec();
+        bytes.extend(shape.as_bytes());
+        bytes.resize(127, b' ');
+        bytes.push(b'\n');
+        bytes.resize(128 + 4 * 8 * n_rows, 0);
+        bytes
+    };
+    std::fs::write(path("a.npy"), npy(3)).unwrap();
+    std::fs::write(path("b.npy"), npy(1)).unwrap();
+    let import = |name: &str| {
+        codec().current_dir(dir.path()).args(["import", "-m", "snac_24khz", name]).output().unwrap()
+    };
+    let output = import("a.npy");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("codebooks of several rates, which are no array"),
+        "{}",
+        stderr(&output)
+    );
+    // The first codebook alone has one rate.
+    assert!(import("b.npy").status.success());
+    assert_eq!(names(dir.path()), ["a.npy", "b.nac", "b.npy"]);
+    let output =
+        codec().current_dir(dir.path()).args(["export", "b.nac", "--to", "npy"]).arg("--force").output();
+    assert!(output.unwrap().status.success());
+}
+
+#[test]
+fn codes_of_the_file_of_an_original_package_go_to_that_package() {
+    let dir = tempfile::tempdir().unwrap();
+    let vector = |name: &str| root().join("tests/vectors/exchange").join(name);
+    let run = |arguments: &[&str]| {
+        let output = codec().current_dir(dir.path()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        output
+    };
+    // That file has a card of its own, and the package one name for both.
+    let ecdc = vector("causal.ecdc");
+    let imported =
+        run(&["import", "--json", ecdc.to_str().unwrap(), "-m", "encodec_24khz-original", "-o", "a.nac"]);
+    assert_eq!(json(&imported)[0]["model"], "encodec_24khz-original");
+    run(&["export", "a.nac", "-o", "a.ecdc"]);
+    assert!(std::fs::read(dir.path().join("a.ecdc")).unwrap() == std::fs::read(ecdc).unwrap());
+    let dac = vector("windows.dac");
+    run(&["import", dac.to_str().unwrap(), "-m", "dac_44khz-original", "--split", "-o", "d.nac"]);
+    assert_eq!(names(&dir.path().join("d")), ["00000.nac", "00001.nac", "00002.nac"]);
+}
+
 #[test]
 fn exported_arrays_come_back_as_the_file_that_they_were() {
     let dir = tempfile::tempdir().unwrap();

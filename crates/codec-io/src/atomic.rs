@@ -8,9 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tempfile::{Builder, NamedTempFile};
 
-/// Names of temporary files start and end so.
-const PREFIX: &str = ".codec-";
-const SUFFIX: &str = ".tmp";
+/// Names of temporary files start so.
+pub const PREFIX: &str = ".codec-";
+/// Names of temporary files end so.
+pub const SUFFIX: &str = ".tmp";
 /// A temporary file is locked right after it was made; until then its age protects it.
 const MIN_STALE_AGE: Duration = Duration::from_secs(60);
 

@@ -176,7 +176,7 @@ fn a_dac_file_that_was_coded_at_once_is_one_clip() {
     assert_eq!((file.original_length, file.input_db.as_slice(), file.padding), (6_000, &[-23.5][..], true));
     assert_eq!(file.likely_model(), Some("dac_44khz"));
     let clips = file.clips(&dac("mine", 44_100, 9, 1024)).unwrap();
-    assert_eq!(clips.len(), 1);
+    assert_eq!((clips.len(), file.n_clips()), (1, 1));
     assert_eq!((clips[0].start_trim, clips[0].n_samples), (0, 6_000));
     let rows: Vec<Vec<u32>> = clips[0].codes.rows().map(<[u32]>::to_vec).collect();
     assert_eq!(rows, self::rows("whole.dac.safetensors"));
@@ -194,6 +194,7 @@ fn windows_of_a_dac_file_are_clips_that_follow_one_another() {
     // 65,536 samples at 48 kHz are 60,211 at 44.1 kHz; a window of 72 frames stands for 28,522.
     let lengths: Vec<u64> = clips.iter().map(|clip| clip.n_samples).collect();
     assert_eq!(lengths, [28_522, 28_522, 3_167]);
+    assert_eq!(file.n_clips(), 3);
     for (window_idx, clip) in clips.iter().enumerate() {
         assert_eq!((clip.start_trim, clip.codes.n_codebooks(), clip.codes.n_frames()), (4_171, 2 * 9, 72));
         let frames = window_idx * 72..(window_idx + 1) * 72;

@@ -326,6 +326,8 @@ fn calls_are_refused_by_name() {
         (b"cbuiltins\ngetattr\n(K\x01X\x01\x00\x00\x00xtR", "builtins.getattr"),
         (b"ctorch._utils\n_rebuild_wrapper_subclass\n)R", "torch._utils._rebuild_wrapper_subclass"),
         (b"c__main__\nModel\n)\x81", "__main__.Model"),
+        (b"cfunctools\npartial\nc__builtin__\nlong\n\x85R", "functools.partial"),
+        (b"ccollections\nnamedtuple\n(X\x01\x00\x00\x00xtR", "collections.namedtuple"),
         (b"(cos\nsystem\no", "os.system"),
         (b"(ios\nsystem\n", "pickle opcode 0x69"),
         (b"\x82\x01", "pickle opcode 0x82"),

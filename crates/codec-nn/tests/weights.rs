@@ -97,6 +97,31 @@ fn the_plain_data_beside_a_state_dict_is_json() -> Result<()> {
     Ok(())
 }
 
+/// Tensors beside a state dict do not hide it, and of plain data, however large its numbers and whatever its
+/// classes, what JSON can hold is kept.
+#[test]
+fn what_training_programs_keep_beside_a_state_dict_is_no_hindrance() -> Result<()> {
+    for name in ["torch_beside_zip.pth", "torch_beside_legacy.pth"] {
+        let checkpoint = Checkpoint::from_bytes(vector(name), &CPU)?;
+        check_torch(checkpoint.weights().unwrap())?;
+        let metadata: serde_json::Value = serde_json::from_str(checkpoint.metadata().unwrap()).unwrap();
+        let expected = serde_json::json!({
+            "epoch": 3,
+            "counts": {"steps": 7},
+            "names": {"a": "b"},
+            "types": {},
+            "seed": {"small": 7},
+            "seen": {},
+            "recent": [1.5, 2.5],
+            "ranges": {},
+            "bytes": {},
+            "times": {},
+        });
+        assert_eq!(metadata, expected, "{name}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_wrapper_around_the_whole_model_is_no_part_of_its_names() -> Result<()> {
     let (a, b) = (floats(&[1.0]), floats(&[2.0]));
@@ -340,7 +365,8 @@ fn damaged_files_are_refused_or_read() {
     let small = safetensors(&[("a", &floats(&[1.0, 2.0])), ("b", &floats(&[3.0]))]);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut n_refused = 0;
-    for original in [vector("torch_zip.pth"), vector("torch_legacy.pth"), small] {
+    let beside = vector("torch_beside_legacy.pth");
+    for original in [vector("torch_zip.pth"), vector("torch_legacy.pth"), beside, small] {
         for _ in 0..12_000 {
             let mut bytes = original.clone();
             for _ in 0..1 + random.below(3) {
@@ -362,5 +388,5 @@ fn damaged_files_are_refused_or_read() {
             }
         }
     }
-    assert!(n_refused > 10_000, "only {n_refused} of 36000 refused");
+    assert!(n_refused > 10_000, "only {n_refused} of 48000 refused");
 }

@@ -39,6 +39,8 @@ pub enum Value<'a> {
     Bool(bool),
     /// An integer of up to 64 bits.
     Int(i64),
+    /// A longer integer: its bytes in two's complement, lowest first, as they stand in the pickle.
+    BigInt(&'a [u8]),
     /// A float.
     Float(f64),
     /// A text.

@@ -10,7 +10,8 @@ pub const MAX_OPCODES: usize = 1 << 20;
 /// Runs one pickle that starts at `offset` of `bytes`; `allows` says which module's which name it may
 /// hold. Returns its value and the offset after its end.
 ///
-/// Ordered dicts and dicts with a default are plain dicts here and always allowed.
+/// Ordered dicts and dicts with a default are plain dicts here and always allowed; a deque is a list where it is
+/// allowed.
 ///
 /// # Errors
 /// [`Error::Format`] when the pickle breaks off or does not fit together, [`Error::Opcode`] and
@@ -83,10 +84,7 @@ impl<'a> Machine<'a, '_> {
                 let n_items = self.pop_to_mark()?;
                 self.push_tuple(n_items)?;
             }
-            b']' => {
-                self.heap.sequences.push(Vec::new());
-                self.push(Value::List(self.heap.sequences.len() - 1));
-            }
+            b']' => self.push_list(),
             b'}' => self.push_dict(),
             b'a' => self.append(1)?,
             b'e' => {
@@ -144,9 +142,16 @@ impl<'a> Machine<'a, '_> {
         let (Value::Class(class_idx), Value::Tuple(args_idx)) = (callable, args) else {
             return self.broken("a call of something that is no class, or without a tuple of arguments");
         };
-        if self.heap.class(callable).is_some_and(|(module, name)| is_dict(module, name)) {
-            self.push_dict();
-            return Ok(());
+        match self.heap.class(callable) {
+            Some((module, name)) if is_dict(module, name) => {
+                self.push_dict();
+                return Ok(());
+            }
+            Some((module, name)) if is_list(module, name) => {
+                self.push_list();
+                return Ok(());
+            }
+            _ => {}
         }
         self.heap.calls.push(RecordedCall { class_idx, args_idx, state: None });
         self.push(Value::Call(self.heap.calls.len() - 1));
@@ -177,7 +182,10 @@ impl<'a> Machine<'a, '_> {
     fn push_long(&mut self) -> Result<()> {
         let n_bytes = usize::from(self.byte()?);
         if n_bytes > 8 {
-            return self.broken("an integer of more than 64 bits");
+            // Seeds and states of random generators are so long, and no size is.
+            let bytes = self.take(n_bytes)?;
+            self.push(Value::BigInt(bytes));
+            return Ok(());
         }
         let value = self.unsigned(n_bytes)?;
         // The number is as many bytes of two's complement as there are.
@@ -212,6 +220,11 @@ impl<'a> Machine<'a, '_> {
         self.heap.sequences.push(items);
         self.push(Value::Tuple(self.heap.sequences.len() - 1));
         Ok(())
+    }
+
+    fn push_list(&mut self) {
+        self.heap.sequences.push(Vec::new());
+        self.push(Value::List(self.heap.sequences.len() - 1));
     }
 
     fn push_dict(&mut self) {
@@ -327,6 +340,11 @@ fn is_dict(module: &str, name: &str) -> bool {
     module == "collections" && matches!(name, "OrderedDict" | "defaultdict")
 }
 
+/// Kinds of lists whose arguments hold no items: Python 3 gives those as it gives a list's.
+fn is_list(module: &str, name: &str) -> bool {
+    (module, name) == ("collections", "deque")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,6 +369,40 @@ mod tests {
             let (value, _) = run(bytes, 0, NOTHING, &mut Heap::default()).unwrap();
             assert!(matches!(value, Value::Int(n) if n == expected), "{bytes:?}: {value:?}");
         }
+    }
+
+    #[test]
+    fn longer_integers_are_their_bytes() {
+        // pickle.dumps([2**63, -2**63 - 1, 2**2039 - 1], protocol=2)[2:]
+        let mut longest = b"\x8a\xff".to_vec();
+        longest.extend([0xff; 254]);
+        longest.extend(b"\x7f.");
+        for bytes in [
+            &b"\x8a\x09\0\0\0\0\0\0\0\x80\0."[..],
+            b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\x7f\xff.",
+            &longest,
+        ] {
+            let (value, end) = run(bytes, 0, NOTHING, &mut Heap::default()).unwrap();
+            assert!(matches!(value, Value::BigInt(n) if n == &bytes[2..end - 1]), "{value:?}");
+            for length in 0..bytes.len() {
+                assert!(run_all(&bytes[..length]).is_err(), "cut at {length}");
+            }
+        }
+        let error = run_all(b"\x8b\xff\xff\xff\x7f").unwrap_err().to_string();
+        assert_eq!(error, "pickle opcode 0x8b at byte 0 is not supported");
+    }
+
+    #[test]
+    fn a_deque_is_a_list_where_it_is_allowed() {
+        // pickle.dumps(deque([1, 2], 3), protocol=2)[2:], memo left out
+        let pickle = b"ccollections\ndeque\n)K\x03\x86R(K\x01K\x02e.";
+        let allows = |module: &str, name: &str| (module, name) == ("collections", "deque");
+        let mut heap = Heap::default();
+        let (value, _) = run(pickle, 0, &allows, &mut heap).unwrap();
+        let items = heap.sequence(value).unwrap();
+        assert!(matches!(items, [Value::Int(1), Value::Int(2)]), "{items:?}");
+        let error = run_all(pickle).unwrap_err().to_string();
+        assert!(error.starts_with("pickle class `collections.deque`"), "{error}");
     }
 
     #[test]

@@ -1,22 +1,25 @@
 //! `codec import`: the files of other programs to token files.
 
+mod clips;
+
+use self::clips::Clips;
 use super::{Outcome, for_each, is_there, skip};
-use crate::Global;
 use crate::device::DeviceKind;
 use crate::inputs::{self, Job, Kinds, Place};
 use crate::model::{ModelArgs, WeightKind};
 use crate::report::Reporter;
-use crate::tokens::{TokenSink, open};
+use crate::tokens::open;
+use crate::{Global, interrupt};
 use anyhow::{Context, Result, bail};
 use codec_core::{AudioSpec, CodecInfo, Codes, Delays};
-use codec_io::exchange::dac::{Clip, DacFile};
+use codec_io::exchange::dac::DacFile;
 use codec_io::exchange::ecdc::EcdcReader;
 use codec_io::exchange::{self, TokenArrays};
 use codec_io::tokens::{EXTENSION, TokenHeader, Totals, WeightsHash};
 use codec_models::Purpose;
 use serde::Serialize;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Turn files of other programs into token files, without decoding them.
@@ -29,7 +32,7 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   codec import song.ecdc                       writes song.nac
   codec import old/ -o codes/                  a tree of files
-  codec import song.dac -m dac_44khz --split   a file per window, in song/
+  codec import song.dac -m dac_44khz --split   a file per window: song/00000.nac and on
   codec import codes.npy -m neucodec           codes of one clip, of a codec that only decodes here
   codec import codes.npy -m mimi --channels 2  what --each-channel made, exported as npy
   codec import speech.npz                      the token file that was exported")]
@@ -48,8 +51,8 @@ pub(crate) struct Args {
     /// [default: as many as make the rows all codebooks of the model].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     channels: Option<u16>,
-    /// Write what is decoded apart to files of its own, in a folder named after the output: the windows of
-    /// a .dac file.
+    /// Write what is decoded apart, the windows of a .dac file, to files of its own. The output is then a folder,
+    /// which holds 00000.nac and on; an ending .nac of its name is left out.
     #[arg(long)]
     split: bool,
     /// Write outputs anew that are already there.
@@ -57,6 +60,8 @@ pub(crate) struct Args {
     force: bool,
 }
 
+/// Endings that a folder search takes.
+const TAKES: [&str; 5] = ["ecdc", "dac", "npy", "npz", "safetensors"];
 /// The family of which a .dac file holds codes.
 const DAC: &str = "dac";
 /// The head of a NumPy file has some hundred bytes.
@@ -73,16 +78,21 @@ struct Done {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
-    let kinds = Kinds { takes: &["ecdc", "dac", "npy", "npz", "safetensors"], makes: EXTENSION };
-    let jobs = inputs::pair(&args.inputs, args.output.as_deref(), kinds)?;
+    let jobs = if args.split { folders(args)? } else { files(args)? };
     let reporter = Reporter::new(global, jobs.iter().any(|job| job.output == Place::Std));
     Ok(for_each(&jobs, &reporter, |job| {
-        if !args.force && is_there(&job.output) {
+        if !args.split && !args.force && is_there(&job.output) {
             return skip::<Done>(job, &reporter);
         }
         let (input, output) = (&job.input, &job.output);
-        let done = import(job, args, &reporter).with_context(|| input.to_string())?;
-        let files = if done.n_files == 1 { String::new() } else { format!(", {} files", done.n_files) };
+        let Some(done) = import(job, args, &reporter).with_context(|| input.to_string())? else {
+            return skip::<Done>(job, &reporter);
+        };
+        let files = match (args.split, done.n_files) {
+            (false, _) => String::new(),
+            (true, 1) => ", 1 file".to_owned(),
+            (true, n_files) => format!(", {n_files} files"),
+        };
         let text = format!(
             "{input} -> {output}: {}, {} frames, {} codebooks{files}",
             done.model, done.n_frames, done.n_codebooks
@@ -91,36 +101,69 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     }))
 }
 
-fn import(job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {
+/// The inputs, each with its token file.
+fn files(args: &Args) -> Result<Vec<Job>> {
+    inputs::pair(&args.inputs, args.output.as_deref(), Kinds { takes: &TAKES, makes: EXTENSION })
+}
+
+/// The inputs, each with the folder of its token files.
+fn folders(args: &Args) -> Result<Vec<Job>> {
+    let output = args.output.as_deref().map(without_ending);
+    let mut jobs = inputs::pair(&args.inputs, output.as_deref(), Kinds { takes: &TAKES, makes: "" })?;
+    if let ([input], [job], Some(folder)) = (args.inputs.as_slice(), jobs.as_mut_slice(), output)
+        && !input.is_dir()
+        && job.output != Place::Std
+    {
+        // Whether it is there or not, so that the same command again means the same folder.
+        job.output = Place::File(folder);
+    }
+    if jobs.iter().any(|job| job.output == Place::Std) {
+        bail!("--split writes files, not to stdout; -o names their folder");
+    }
+    Ok(jobs)
+}
+
+/// The name of a folder for what would be one token file of that name.
+fn without_ending(path: &Path) -> PathBuf {
+    if path.extension().is_some_and(|e| e == EXTENSION) { path.with_extension("") } else { path.to_owned() }
+}
+
+/// `None` when the result is there already.
+fn import(job: &Job, args: &Args, reporter: &Reporter) -> Result<Option<Done>> {
     let mut source = open(&job.input)?;
     let mut head = Vec::new();
     // Enough of a NumPy file to say what it holds.
     source.by_ref().take(HEAD_BYTES).read_to_end(&mut head)?;
     let whole = head.as_slice().chain(source);
-    if head.first() == Some(&0x93) && !exchange::holds_objects(&head) {
-        return import_npy(exchange::read_npy(whole)?, job, args, reporter);
-    }
-    if args.channels.is_some() {
+    let is_numpy = head.first() == Some(&0x93);
+    let is_array = is_numpy && !exchange::holds_objects(&head);
+    if args.channels.is_some() && !is_array {
         bail!("--channels is for .npy files; this one says itself how many it has");
     }
-    match head.as_slice() {
-        [b'E', b'C', b'D', b'C', ..] => import_ecdc(EcdcReader::new(whole)?, &job.output, args, reporter),
-        [b'P', b'K', 3, 4, ..] => import_arrays(&exchange::read_npz(whole)?, &job.output, args),
-        [0x93, ..] => import_dac(&DacFile::read(whole)?, job, args, reporter),
+    if is_numpy && !is_array {
+        return import_dac(&DacFile::read(whole)?, job, args, reporter);
+    }
+    let Some(mut output) = Clips::open(job, 1, args)? else { return Ok(None) };
+    let done = match head.as_slice() {
+        _ if is_array => import_npy(exchange::read_npy(whole)?, job, &mut output, args, reporter)?,
+        [b'E', b'C', b'D', b'C', ..] => import_ecdc(EcdcReader::new(whole)?, &mut output, args, reporter)?,
+        [b'P', b'K', 3, 4, ..] => import_arrays(&exchange::read_npz(whole)?, &mut output, args)?,
         [_, _, _, _, _, _, _, _, b'{', ..] => {
-            import_arrays(&exchange::read_safetensors(whole)?, &job.output, args)
+            import_arrays(&exchange::read_safetensors(whole)?, &mut output, args)?
         }
         _ => bail!("neither an .ecdc nor a .dac nor an .npy, .npz or .safetensors file"),
-    }
+    };
+    output.finish()?;
+    Ok(Some(done))
 }
 
 /// Writes the token file that was exported.
-fn import_arrays(arrays: &TokenArrays, output: &Place, args: &Args) -> Result<Done> {
+fn import_arrays(arrays: &TokenArrays, output: &mut Clips<'_>, args: &Args) -> Result<Done> {
     let TokenArrays { header, totals, codes } = arrays;
     if let Some(name) = args.model.as_deref().filter(|name| *name != header.model) {
         bail!("the file says itself that {} made its codes, not {name}", header.model);
     }
-    let mut sink = TokenSink::create(output, header.clone())?;
+    let mut sink = output.sink(header.clone())?;
     sink.push(codes)?;
     sink.finish(*totals)?;
     Ok(Done {
@@ -132,7 +175,13 @@ fn import_arrays(arrays: &TokenArrays, output: &Place, args: &Args) -> Result<Do
     })
 }
 
-fn import_npy(rows: Vec<Vec<u32>>, job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {
+fn import_npy(
+    rows: Vec<Vec<u32>>,
+    job: &Job,
+    output: &mut Clips<'_>,
+    args: &Args,
+    reporter: &Reporter,
+) -> Result<Done> {
     let Some(name) = args.model.as_deref() else {
         bail!("the file does not say which model made its codes; --model does");
     };
@@ -142,11 +191,18 @@ fn import_npy(rows: Vec<Vec<u32>>, job: &Job, args: &Args, reporter: &Reporter) 
     }
     let n_codebooks = rows.len();
     let info = of_channels(info, n_codebooks, job, args, reporter)?;
-    let codes = Codes::new(info.layout.truncated(n_codebooks)?, rows)?;
+    let layout = info.layout.truncated(n_codebooks)?;
+    if layout.codebooks().windows(2).any(|pair| pair[0].stride != pair[1].stride) {
+        bail!(
+            "{} has codebooks of several rates, which are no array; .npz and .safetensors files hold them",
+            info.model
+        );
+    }
+    let codes = Codes::new(layout, rows)?;
     let n_frames = codes.n_frames() as u64;
     let n_samples = n_frames * u64::from(info.hop_length);
     let header = TokenHeader::new(&info, n_codebooks, weights, info.audio)?;
-    let mut sink = TokenSink::create(&job.output, header)?;
+    let mut sink = output.sink(header)?;
     sink.push(&codes)?;
     sink.finish(Totals { n_samples, source_samples: n_samples })?;
     Ok(Done { model: info.model, n_codebooks, n_frames, n_samples, n_files: 1 })
@@ -191,7 +247,7 @@ fn of_channels(
 
 fn import_ecdc(
     mut reader: EcdcReader<impl Read>,
-    output: &Place,
+    output: &mut Clips<'_>,
     args: &Args,
     reporter: &Reporter,
 ) -> Result<Done> {
@@ -206,7 +262,7 @@ fn import_ecdc(
     }
     let n_samples = reader.n_samples();
     let header = TokenHeader::new(&info, reader.n_codebooks(), weights, info.audio)?;
-    let mut sink = TokenSink::create(output, header)?;
+    let mut sink = output.sink(header)?;
     let mut n_frames = 0;
     while let Some(codes) = reader.next_codes()? {
         n_frames += codes.n_frames() as u64;
@@ -216,7 +272,15 @@ fn import_ecdc(
     Ok(Done { model: info.model, n_codebooks: reader.n_codebooks(), n_frames, n_samples, n_files: 1 })
 }
 
-fn import_dac(file: &DacFile, job: &Job, args: &Args, reporter: &Reporter) -> Result<Done> {
+fn import_dac(file: &DacFile, job: &Job, args: &Args, reporter: &Reporter) -> Result<Option<Done>> {
+    let n_clips = file.n_clips();
+    if n_clips == 0 {
+        bail!("the file holds no codes");
+    }
+    if n_clips > 1 && !args.split {
+        bail!("{n_clips} windows that are decoded apart; --split writes each to a file of its own");
+    }
+    let Some(mut output) = Clips::open(job, n_clips, args)? else { return Ok(None) };
     let likely = file.likely_model();
     let Some(name) = args.model.as_deref().or(likely) else {
         bail!(
@@ -243,39 +307,28 @@ fn import_dac(file: &DacFile, job: &Job, args: &Args, reporter: &Reporter) -> Re
     let source = AudioSpec { sample_rate: file.sample_rate, channels: info.audio.channels };
     let n_codebooks = file.n_codebooks() * file.n_channels();
     let loudness: Vec<String> = file.input_db.iter().map(f32::to_string).collect();
-    let write = |window_idx: usize, clip: &Clip, place: &Place| -> Result<()> {
+    for (clip_idx, clip) in clips.iter().enumerate() {
+        interrupt::check()?;
         let mut header = TokenHeader::new(&info, n_codebooks, weights, source)?;
         header.start_trim = clip.start_trim;
         header = header.with_tag("input_db", loudness.join(","));
         let mut source_samples = file.original_length;
         if clips.len() > 1 {
             source_samples = header.to_source_samples(clip.n_samples);
-            header = header.with_tag("window", window_idx.to_string());
+            header = header.with_tag("window", clip_idx.to_string());
         }
-        let mut sink = TokenSink::create(place, header)?;
+        let mut sink = output.sink(header)?;
         sink.push(&clip.codes)?;
-        sink.finish(Totals { n_samples: clip.n_samples, source_samples })
-    };
-    match (clips.as_slice(), &job.output, args.split) {
-        ([clip], place, false) => write(0, clip, place)?,
-        (_, _, false) => {
-            bail!("{} windows that are decoded apart; --split writes each to a file of its own", clips.len())
-        }
-        (_, Place::Std, true) => bail!("--split writes files, not to stdout"),
-        (clips, Place::File(path), true) => {
-            for (window_idx, clip) in clips.iter().enumerate() {
-                let name = format!("{window_idx:05}.{EXTENSION}");
-                write(window_idx, clip, &Place::File(path.with_extension("").join(name)))?;
-            }
-        }
+        sink.finish(Totals { n_samples: clip.n_samples, source_samples })?;
     }
-    Ok(Done {
+    output.finish()?;
+    Ok(Some(Done {
         n_frames: clips.iter().map(|clip| clip.codes.n_frames() as u64).sum(),
         n_samples: clips.iter().map(|clip| clip.n_samples).sum(),
         n_files: clips.len(),
         model: info.model,
         n_codebooks,
-    })
+    }))
 }
 
 /// What is known of the model that made the codes, and its weights when they are at hand.

@@ -17,6 +17,7 @@
 //! window, and different where two windows meet.
 
 use super::arrays::{self, Array};
+use super::published_name;
 use crate::error::{Error, Result};
 use codec_core::{CodecInfo, Codes};
 use codec_pickle::{Heap, Value};
@@ -150,6 +151,11 @@ impl DacFile {
         self.codes.first().map_or(0, Vec::len)
     }
 
+    /// How many clips there are: the windows, or one that was coded at once.
+    pub fn n_clips(&self) -> usize {
+        self.n_frames().div_ceil(self.window_len())
+    }
+
     /// Entries of a codebook of every published model.
     pub const CODEBOOK_SIZE: u32 = 1024;
 
@@ -174,8 +180,7 @@ impl DacFile {
         // As the package's resampler rounds.
         let scaled = u128::from(self.original_length) * u128::from(info.audio.sample_rate);
         let n_samples = u64::try_from(scaled / u128::from(self.sample_rate)).unwrap_or(u64::MAX);
-        let n_frames = self.codes.first().and_then(|rows| rows.first()).map_or(0, Vec::len);
-        let window_len = if self.padding { n_frames.max(1) } else { self.chunk_length };
+        let (n_frames, window_len) = (self.n_frames(), self.window_len());
         let mut clips = Vec::new();
         let mut start = 0;
         for first in (0..n_frames).step_by(window_len) {
@@ -193,13 +198,22 @@ impl DacFile {
         Ok(clips)
     }
 
+    fn n_frames(&self) -> usize {
+        self.codes.first().and_then(|rows| rows.first()).map_or(0, Vec::len)
+    }
+
+    /// Frames of a window, at least one.
+    fn window_len(&self) -> usize {
+        if self.padding { self.n_frames().max(1) } else { self.chunk_length }
+    }
+
     /// Which of the samples that `n_frames` frames decode to with padding are those of a window.
     fn span(&self, info: &CodecInfo, n_frames: u64) -> Result<Range<u64>> {
         if self.padding {
             return Ok(0..n_frames.saturating_mul(info.hop_length.into()));
         }
-        let is_known =
-            |known: &&Model| (known.name, known.sample_rate) == (info.model.as_str(), info.audio.sample_rate);
+        let name = published_name(&info.model);
+        let is_known = |known: &&Model| (known.name, known.sample_rate) == (name, info.audio.sample_rate);
         let Some(known) = MODELS.iter().find(is_known) else {
             let what = format!("windows of the model `{}`, which was not published", info.model);
             return Err(Error::Unsupported { format: FORMAT, what, offset: 0 });

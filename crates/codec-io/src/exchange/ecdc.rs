@@ -19,6 +19,7 @@
 //! of its own. Token files have whole segments but for the last, so the segment of one frame is left out
 //! on reading; on writing such a clip ends where that segment would start, at most 160 samples earlier.
 
+use super::published_name;
 use crate::error::{Error, Result};
 use crate::tokens::{BitReader, BitWriter, TokenHeader};
 use codec_core::{AudioSpec, CodeLayout, CodecInfo, Codes, Delays, Segment};
@@ -54,9 +55,9 @@ struct Head {
 /// What the format knows of a model of that name.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a name that the package does not have.
+/// [`Error::Unsupported`] for a name that is not that of a model of the package, or of the card of its file.
 pub fn info(model: &str) -> Result<CodecInfo> {
-    let (sample_rate, channels, n_codebooks, segment) = match model {
+    let (sample_rate, channels, n_codebooks, segment) = match published_name(model) {
         "encodec_24khz" => (24_000, 1, 32, None),
         // One second, of which the last hundredth is the start of the next.
         "encodec_48khz" => {
@@ -319,9 +320,9 @@ impl<W: Write> EcdcWriter<W> {
         let mut plan = Plan { n_samples, segment: info.segment };
         plan.n_samples = plan.repeated().unwrap_or(n_samples);
         let nc = header.layout.n_codebooks();
+        let name = published_name(&info.model);
         // Spaced as Python spaces it, so that files are the same to the byte.
-        let json =
-            format!("{{\"m\": \"{}\", \"al\": {}, \"nc\": {nc}, \"lm\": false}}", info.model, plan.n_samples);
+        let json = format!("{{\"m\": \"{name}\", \"al\": {}, \"nc\": {nc}, \"lm\": false}}", plan.n_samples);
         let mut bytes = MAGIC.to_vec();
         bytes.push(0);
         // A name, three numbers and a switch.

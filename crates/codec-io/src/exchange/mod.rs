@@ -28,3 +28,9 @@ fn read_whole(source: impl Read, what: &'static str) -> Result<Vec<u8>> {
     let actual = bytes.len() as u64;
     if actual > MAX_BYTES { Err(Error::Limit { what, limit: MAX_BYTES, actual }) } else { Ok(bytes) }
 }
+
+/// What the programs of others call the model of a card: the file of an original package has the weights, and makes
+/// the codes, of the model without that addition.
+fn published_name(model: &str) -> &str {
+    model.strip_suffix("-original").unwrap_or(model)
+}

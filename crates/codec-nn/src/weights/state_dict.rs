@@ -14,8 +14,10 @@ use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Keys under which programs keep the state dict when they save more than that, outermost first.
+/// Keys under which programs keep the state dict when they save more than that, the likeliest first.
 const STATE_KEYS: [&str; 3] = ["state_dict", "best_state", "model"];
+/// The same, of programs that also keep one part of a model under it, and the others beside.
+const STATE_OR_PART_KEYS: [&str; 3] = ["module", "codec", "generator"];
 /// Nesting of dicts around the tensors.
 const MAX_DEPTH: usize = 4;
 /// Most entries of all dicts together, counted along every path that leads to them.
@@ -34,10 +36,12 @@ const MAX_DATA_SIZE: usize = 1 << 20;
 pub(super) fn allows(module: &str, name: &str) -> bool {
     match module {
         "torch._utils" => matches!(name, "_rebuild_tensor_v2" | "_rebuild_parameter"),
-        "torch" => Element::of_class(name).is_some() || matches!(name, "Size" | "device"),
-        "builtins" | "__builtin__" => {
-            matches!(name, "bool" | "complex" | "dict" | "float" | "int" | "list" | "set" | "str" | "tuple")
+        "torch" => {
+            Element::of_class(name).is_some() || is_torch_type(name) || matches!(name, "Size" | "device")
         }
+        "builtins" | "__builtin__" => is_plain_type(name),
+        "collections" => matches!(name, "Counter" | "deque"),
+        "datetime" => matches!(name, "date" | "datetime" | "time" | "timedelta" | "timezone"),
         "argparse" => name == "Namespace",
         "pathlib" => matches!(name, "PosixPath" | "PurePosixPath" | "WindowsPath" | "PureWindowsPath"),
         "numpy.core.multiarray" | "numpy._core.multiarray" => matches!(name, "scalar" | "_reconstruct"),
@@ -50,6 +54,26 @@ pub(super) fn allows(module: &str, name: &str) -> bool {
         "typing" => name == "Any",
         _ => false,
     }
+}
+
+/// Types of plain data, by the names of both Pythons: torch.save writes protocol 2, where `int` is
+/// `__builtin__.long`, `str` is `__builtin__.unicode` and `range` is `__builtin__.xrange`.
+fn is_plain_type(name: &str) -> bool {
+    let numbers = matches!(name, "bool" | "complex" | "float" | "int" | "long");
+    let texts = matches!(name, "bytearray" | "bytes" | "str" | "unicode");
+    let ranges = matches!(name, "range" | "slice" | "xrange");
+    numbers || texts || ranges || matches!(name, "dict" | "frozenset" | "list" | "set" | "tuple")
+}
+
+/// Types of elements, which programs save as the precision that they chose.
+fn is_torch_type(name: &str) -> bool {
+    let floats = matches!(name, "bfloat16" | "float16" | "float32" | "float64");
+    let small_floats = name.starts_with("float8_e") || name.starts_with("float4_e");
+    let complex = matches!(name, "complex32" | "complex64" | "complex128");
+    let integers = matches!(name, "bool" | "int8" | "int16" | "int32" | "int64");
+    let unsigned = matches!(name, "uint8" | "uint16" | "uint32" | "uint64");
+    let quantized = matches!(name, "qint8" | "qint32" | "quint8" | "quint2x4" | "quint4x2");
+    floats || small_floats || complex || integers || unsigned || quantized
 }
 
 /// Type of a storage's elements.
@@ -200,7 +224,7 @@ fn sizes<'a>(heap: &Heap<'a>, value: Value<'a>) -> Option<Vec<usize>> {
 /// data around it.
 ///
 /// A saved object is a state dict, or a dict that holds one under a usual name; what else such a dict
-/// holds (an optimizer's state, best scores) is no part of the model.
+/// holds (an optimizer's state, best scores, the state of a random generator) is no part of the model.
 pub(super) fn read<'a>(
     source: &Source,
     heap: &Heap<'a>,
@@ -257,17 +281,37 @@ pub(super) fn read<'a>(
     Ok(Tensors { entries, config: None, metadata, format })
 }
 
-/// The state dict that a dict holds under a usual name, unless it holds tensors itself.
+/// The state dict that a dict holds under a usual name, whatever lies beside it: the first of these names that
+/// leads to tensors. A name that is also that of a part counts where no other dict of tensors lies beside.
 fn outermost_state<'a>(heap: &Heap<'a>, object: Value<'a>) -> Option<(&'static str, Value<'a>)> {
-    let has_tensors = heap.dict(object)?.iter().any(|&(_, v)| View::from_value(heap, v).is_some());
-    if has_tensors {
-        return None;
-    }
-    let state = |key: &&'static str| {
-        let state = heap.get(object, key).filter(|&state| heap.dict(state).is_some())?;
-        Some((*key, state))
+    let entries = heap.dict(object)?;
+    let mut budget = MAX_ENTRIES;
+    let mut state = |key: &&'static str| {
+        let state = heap.get(object, key)?;
+        holds_tensors(heap, state, MAX_DEPTH, &mut budget).then_some((*key, state))
     };
-    STATE_KEYS.iter().find_map(state)
+    if let Some(found) = STATE_KEYS.iter().find_map(&mut state) {
+        return Some(found);
+    }
+    let (key, state) = STATE_OR_PART_KEYS.iter().find_map(state)?;
+    // The state dict of a part is flat; what programs keep of their own lies deeper.
+    let is_part = |&(name, value): &(Value<'a>, Value<'a>)| {
+        matches!(name, Value::Str(name) if name != key) && holds_tensors(heap, value, 1, &mut budget)
+    };
+    let has_parts = entries.iter().any(is_part);
+    (!has_parts && budget > 0).then_some((key, state))
+}
+
+/// Whether a dict holds tensors by name, itself or in dicts as deep as `depth`. A budget that is used up finds
+/// none.
+fn holds_tensors<'a>(heap: &Heap<'a>, value: Value<'a>, depth: usize, budget: &mut usize) -> bool {
+    let (Some(entries), Some(depth)) = (heap.dict(value), depth.checked_sub(1)) else { return false };
+    entries.iter().any(|&(key, value)| {
+        let Some(left) = budget.checked_sub(1) else { return false };
+        *budget = left;
+        matches!(key, Value::Str(_))
+            && (View::from_value(heap, value).is_some() || holds_tensors(heap, value, depth, budget))
+    })
 }
 
 /// The plain data of a dict as JSON, without the entry `except`; `None` when there is none.
@@ -322,4 +366,129 @@ fn plain(heap: &Heap<'_>, value: Value<'_>, depth: usize, budget: &mut usize) ->
 
 fn broken(why: String) -> Error {
     Error::Format { what: "state dict", offset: 0, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dict as a pickle has it, of entries that are pickles without their end.
+    fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = b"}(".to_vec();
+        for (key, value) in entries {
+            bytes.extend([b'X', key.len() as u8, 0, 0, 0]);
+            bytes.extend(key.as_bytes());
+            bytes.extend(value);
+        }
+        bytes.push(b'u');
+        bytes
+    }
+
+    /// A tensor of one number.
+    fn tensor() -> Vec<u8> {
+        let mut bytes =
+            b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n".to_vec();
+        bytes.extend(b"X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQK\0K\x01\x85K\x01\x85\x89}tR");
+        bytes
+    }
+
+    fn read_dict(entries: &[(&str, Vec<u8>)]) -> Result<Tensors> {
+        let pickle = [dict(entries), b".".to_vec()].concat();
+        let mut heap = Heap::default();
+        let (object, _) = codec_pickle::run(&pickle, 0, &allows, &mut heap)?;
+        read(&Source::new(vec![0; 4]), &heap, object, "test", |_| Some(0..4))
+    }
+
+    fn names(entries: &[(&str, Vec<u8>)]) -> Vec<String> {
+        read_dict(entries).unwrap().entries.into_keys().collect()
+    }
+
+    fn state(name: &str) -> Vec<u8> {
+        dict(&[(name, tensor())])
+    }
+
+    #[test]
+    fn a_state_dict_is_found_whatever_lies_beside_it() {
+        let beside = || [("rng_state", tensor()), ("scores", state("best")), ("epoch", b"K\x03".to_vec())];
+        for key in ["state_dict", "best_state", "model"] {
+            let entries = [&beside()[..], &[(key, state("a.b"))], &[("optimizer", state("x"))]].concat();
+            assert_eq!(names(&entries), ["a.b"], "{key}");
+            let metadata = read_dict(&entries).unwrap().metadata.unwrap();
+            assert!(metadata.contains(r#""epoch":3"#) && !metadata.contains(key), "{metadata}");
+        }
+        let nested = dict(&[("model", state("a")), ("decay", tensor())]);
+        assert_eq!(names(&[("best_state", nested), ("rng_state", tensor())]), ["a"]);
+        // Of several, the likeliest, in whatever order they lie.
+        let both = [("model", state("a")), ("state_dict", state("b"))];
+        assert_eq!(names(&both), ["b"]);
+    }
+
+    #[test]
+    fn a_name_that_leads_to_no_tensors_hides_none() {
+        let settings = dict(&[("width", b"K\x08".to_vec())]);
+        assert_eq!(names(&[("model", settings.clone()), ("a.b", tensor())]), ["a.b"]);
+        assert_eq!(names(&[("model", settings), ("generator", state("a"))]), ["a"]);
+        assert_eq!(names(&[("model", b"K\x08".to_vec()), ("module", state("a"))]), ["a"]);
+    }
+
+    #[test]
+    fn the_name_of_a_part_is_that_of_the_model_where_it_is_alone() {
+        for key in ["module", "codec", "generator"] {
+            assert_eq!(names(&[(key, state("a")), ("rng_state", tensor())]), ["a"], "{key}");
+            let parts = [("CodecEnc", state("a")), (key, state("b"))];
+            assert_eq!(names(&parts), ["CodecEnc.a".to_owned(), format!("{key}.b")]);
+        }
+        // What an optimizer keeps has numbers for names.
+        let moments = [b"}(K\0".to_vec(), state("exp_avg"), b"u".to_vec()].concat();
+        let optimizer = dict(&[("state", moments)]);
+        assert_eq!(names(&[("generator", state("a")), ("optimizer", optimizer), ("seed", tensor())]), ["a"]);
+    }
+
+    #[test]
+    fn the_search_for_a_state_dict_is_bounded() {
+        // a = {...}; b = {"0": a, "1": a, ...}; ..., each under all the usual names.
+        let mut object = dict(&[]);
+        object.extend(b"q\0");
+        for _ in 0..MAX_DEPTH + 2 {
+            let names = (0..200).map(|i| i.to_string());
+            let names: Vec<_> = names.chain(STATE_KEYS.map(str::to_owned)).collect();
+            let entries: Vec<_> = names.iter().map(|name| (name.as_str(), b"h\0".to_vec())).collect();
+            object.extend(dict(&entries));
+            object.extend(b"q\0");
+        }
+        object.push(b'.');
+        let mut heap = Heap::default();
+        let (value, _) = codec_pickle::run(&object, 0, &allows, &mut heap).unwrap();
+        let mut budget = MAX_ENTRIES;
+        assert!(!holds_tensors(&heap, value, MAX_DEPTH, &mut budget) && budget == 0);
+        assert!(outermost_state(&heap, value).is_none());
+    }
+
+    #[test]
+    fn classes_of_plain_data_are_named_and_no_others() {
+        for (module, name) in [
+            ("__builtin__", "long"),
+            ("__builtin__", "unicode"),
+            ("__builtin__", "frozenset"),
+            ("builtins", "int"),
+            ("torch", "float32"),
+            ("torch", "float8_e4m3fn"),
+            ("collections", "Counter"),
+            ("datetime", "timedelta"),
+        ] {
+            assert!(allows(module, name), "{module}.{name}");
+        }
+        for (module, name) in [
+            ("__builtin__", "eval"),
+            ("__builtin__", "getattr"),
+            ("builtins", "open"),
+            ("torch", "load"),
+            ("torch", "float"),
+            ("collections", "namedtuple"),
+            ("datetime", "sys"),
+            ("functools", "partial"),
+        ] {
+            assert!(!allows(module, name), "{module}.{name}");
+        }
+    }
 }
