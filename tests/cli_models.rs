@@ -7,21 +7,58 @@
 mod support;
 
 use assert_cmd::Command;
+use candle_core::{Device, Tensor};
 use codec_hub::{Client, Settings};
+use codec_nn::families::networks;
+use codec_nn::weights::{Checkpoint, Variables};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::LazyLock;
 use support::{Reply, Server};
 
 /// A model on the hub of which the card states no hash, so that any files are accepted for it.
 const MODEL: &str = "dac_16khz";
 const EMBEDDED: &str = "codec-16khz";
+/// What it is, as its card has it, with hardly any weights.
+const CONFIG: &str = r#"{"model_type": "dac", "sampling_rate": 16000, "n_codebooks": 12, "codebook_size": 1024,
+    "codebook_dim": 2, "downsampling_ratios": [2, 4, 5, 8], "encoder_hidden_size": 2, "hidden_size": 32,
+    "decoder_hidden_size": 16}"#;
+/// Another such model, whose family gives it the name of a third.
+const RENAMED: &str = "speechtokenizer-snake";
+const RENAMED_CONFIG: &str = r#"{"activation": "Snake", "bidirectional": true, "codebook_size": 1024,
+    "dilation_base": 2, "dimension": 4, "lstm_layers": 1, "n_filters": 2, "n_q": 8, "n_residual_layers": 1,
+    "residual_kernel_size": 3, "sample_rate": 16000, "semantic_dimension": 4, "strides": [8, 5, 4, 2]}"#;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// New weights for a configuration, as a safetensors file.
+fn new_weights(config: &str) -> Vec<u8> {
+    let variables = Variables::seeded(&Device::Cpu, 1);
+    networks(&Checkpoint::from_config(config, &Device::Cpu).trained(&variables)).unwrap();
+    let values = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    let tensors: HashMap<String, Tensor> = values.chain(variables.constants()).collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    candle_core::safetensors::save(&tensors, file.path()).unwrap();
+    std::fs::read(file.path()).unwrap()
+}
+
+/// A file of the model.
 fn tiny(name: &str) -> Vec<u8> {
-    std::fs::read(root().join("examples/encodec-tiny").join(name)).unwrap()
+    static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| new_weights(CONFIG));
+    if name == "config.json" { CONFIG.into() } else { WEIGHTS.clone() }
+}
+
+/// Puts the files of a model where a pull would.
+fn put(folder: &Path, model: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let place = folder.join("cache/codec/models").join(model);
+    std::fs::create_dir_all(&place).unwrap();
+    for (name, bytes) in files {
+        std::fs::write(place.join(name), bytes).unwrap();
+    }
+    place
 }
 
 /// Where the hub has a file of the model.
@@ -151,10 +188,7 @@ fn files_that_are_not_known_to_be_the_published_ones_can_be_fetched_anew() {
     // A file of the right kind without the right tensors.
     let empty = [&2_u64.to_le_bytes()[..], b"{}"].concat();
     for bytes in [empty, tiny("model.safetensors")[..1000].to_vec()] {
-        let place = folder.path().join("cache/codec/models").join(MODEL);
-        std::fs::create_dir_all(&place).unwrap();
-        std::fs::write(place.join("config.json"), tiny("config.json")).unwrap();
-        std::fs::write(place.join("model.safetensors"), bytes).unwrap();
+        put(folder.path(), MODEL, &[("config.json", &tiny("config.json")), ("model.safetensors", &bytes)]);
         let refused = run(&["tokenize", wav.to_str().unwrap(), "-o", "chirp.nac", "--model", MODEL]);
         assert_eq!(refused.status.code(), Some(1));
         assert!(stderr(&refused).contains(&format!("pull {MODEL} --force")), "{}", stderr(&refused));
@@ -209,11 +243,7 @@ fn a_broken_lock_file_hides_no_other_model() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
     let n_models = json(&ok(run(&["models", "list", "--json"]))).len();
-    let place = folder.path().join("cache/codec/models").join(MODEL);
-    std::fs::create_dir_all(&place).unwrap();
-    for name in ["config.json", "model.safetensors"] {
-        std::fs::write(place.join(name), tiny(name)).unwrap();
-    }
+    let place = put(folder.path(), MODEL, &[("config.json", b"{}"), ("model.safetensors", b"")]);
     std::fs::write(place.join("codec-lock.json"), "{").unwrap();
     let listed = run(&["models", "list", "--json"]);
     assert_eq!((listed.status.code(), json(&listed).len()), (Some(1), n_models));
@@ -223,6 +253,212 @@ fn a_broken_lock_file_hides_no_other_model() {
     assert!(stderr(&listed).contains("not a lock file"), "{}", stderr(&listed));
     let text = String::from_utf8(run(&["models", "list"]).stdout).unwrap();
     assert!(text.contains(&format!("\n! {MODEL} ")), "{text}");
+
+    // A cause is told, and told once.
+    std::fs::remove_file(place.join("codec-lock.json")).unwrap();
+    std::fs::create_dir(place.join("codec-lock.json")).unwrap();
+    let listed = run(&["models", "list", "--json"]);
+    let problems: Vec<_> =
+        json(&listed).iter().filter_map(|it| it["problem"].as_str().map(str::to_owned)).collect();
+    assert!(matches!(problems.as_slice(), [it] if it.matches("(os error ").count() == 1), "{problems:?}");
+    for arguments in [&["models", "list"][..], &["models", "verify"], &["models", "path", MODEL]] {
+        let message = stderr(&run(arguments));
+        assert_eq!(message.matches("(os error ").count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn the_hashes_of_a_pull_count_whatever_codec_models_is_by_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    for name in ["config.json", "model.safetensors"] {
+        server.on(&address(name), &[Reply::File(tiny(name))]);
+    }
+    ok(codec(folder.path(), &server.url).args(["models", "pull", MODEL]).output().unwrap());
+    let wav = root().join("examples/chirp.wav");
+    let run = |arguments: &[&str]| {
+        let mut command = codec(folder.path(), &server.url);
+        command.env("CODEC_MODELS", folder.path().join("empty")).args(arguments).output().unwrap()
+    };
+    let tokenize = ["tokenize", wav.to_str().unwrap(), "-o", "chirp.nac", "-m", MODEL];
+    ok(run(&tokenize));
+    let states = |output: &Output| -> Vec<_> {
+        json(output).iter().map(|file| file["state"].as_str().unwrap().to_owned()).collect()
+    };
+    let verify = ["models", "verify", "--json"];
+    assert_eq!(states(&ok(run(&verify))), ["locked", "locked"]);
+
+    let mut weights = tiny("model.safetensors");
+    *weights.last_mut().unwrap() ^= 1;
+    put(folder.path(), MODEL, &[("model.safetensors", &weights)]);
+    let verified = run(&verify);
+    assert_eq!(
+        (verified.status.code(), states(&verified)),
+        (Some(1), vec!["locked".into(), "changed".into()])
+    );
+    let refused = run(&["tokenize", tokenize[1], "-o", "b.nac", "-m", MODEL]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("SHA-256"), "{}", stderr(&refused));
+}
+
+#[test]
+fn token_files_carry_the_name_of_the_card_and_lead_back_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = new_weights(RENAMED_CONFIG);
+    let place =
+        put(folder.path(), RENAMED, &[("config.json", RENAMED_CONFIG.as_bytes()), ("ckpt.dev", &weights)]);
+    let path = place.join("ckpt.dev");
+    let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
+    let wav = root().join("examples/chirp.wav");
+    let tokenize = |model: &str, to: &str| {
+        ok(run(&["tokenize", "--json", wav.to_str().unwrap(), "-o", to, "-m", model]))
+    };
+    let model_of = |tokens: &str| json(&ok(run(&["info", "--json", tokens]))).remove(0)["model"].clone();
+    // By its name, or another one that it has.
+    tokenize(RENAMED, "a.nac");
+    tokenize("fnlp/AnyGPT-speech-modules", "b.nac");
+    assert_eq!((model_of("a.nac"), model_of("b.nac")), (RENAMED.into(), RENAMED.into()));
+    ok(run(&["detokenize", "a.nac", "-o", "a.wav"]));
+
+    // A path has the family's name, as token files had it before; with the name of the card they decode alike.
+    tokenize(path.to_str().unwrap(), "old.nac");
+    assert_eq!(model_of("old.nac"), "speechtokenizer");
+    let missing = run(&["detokenize", "old.nac", "-o", "old.wav"]);
+    assert!(
+        stderr(&missing).contains("model speechtokenizer is not on this machine"),
+        "{}",
+        stderr(&missing)
+    );
+    ok(run(&["detokenize", "old.nac", "-o", "old.wav", "-m", RENAMED]));
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(read("old.wav") == read("a.wav"));
+    // And they are finished outputs of it.
+    assert_eq!(json(&tokenize(RENAMED, "old.nac"))[0]["skipped"], true);
+    assert_eq!(json(&tokenize(path.to_str().unwrap(), "a.nac"))[0]["skipped"], true);
+}
+
+#[test]
+fn files_of_another_model_than_the_card_says_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
+    let wav = root().join("examples/chirp.wav");
+    let encodec = |name: &str| std::fs::read(root().join("examples/encodec-tiny").join(name)).unwrap();
+    let fewer = CONFIG.replace("\"n_codebooks\": 12", "\"n_codebooks\": 2");
+    for (config, weights, expected) in [
+        (encodec("config.json"), encodec("model.safetensors"), "family encodec, not dac"),
+        (fewer.clone().into(), new_weights(&fewer), "codebooks 2 x 1024, not 12 x 1024;"),
+    ] {
+        put(folder.path(), MODEL, &[("config.json", &config), ("model.safetensors", &weights)]);
+        let refused = run(&["tokenize", wav.to_str().unwrap(), "-o", "a.nac", "-m", MODEL]);
+        assert_eq!(refused.status.code(), Some(1));
+        let message = stderr(&refused);
+        for part in [MODEL, expected, "than its card says", &format!("pull {MODEL} --force")] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(!folder.path().join("a.nac").exists());
+    }
+}
+
+#[test]
+fn codes_of_the_same_weights_in_another_file_are_told_from_those_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    put(
+        folder.path(),
+        MODEL,
+        &[("config.json", &tiny("config.json")), ("model.safetensors", &tiny("model.safetensors"))],
+    );
+    let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
+    let card = codec_io::card::find("dac_16khz-original").unwrap();
+    let model = codec_models::load(
+        folder.path().join("cache/codec/models").join(MODEL).to_str().unwrap(),
+        &Device::Cpu,
+    );
+    let codec = model.unwrap().codec;
+    let info = codec.info();
+    // As earlier versions wrote it: the family's name with the hash of the other file.
+    let weights = card.files[0].sha256.unwrap();
+    let header = codec_io::tokens::TokenHeader::new(info, 1, weights, info.audio).unwrap();
+    let mut writer = codec_io::tokens::TokenWriter::new(Vec::new(), header).unwrap();
+    writer
+        .push(&codec_core::Codes::new(info.layout.truncated(1).unwrap(), vec![vec![5; 10]]).unwrap())
+        .unwrap();
+    let totals = codec_io::tokens::Totals { n_samples: 3000, source_samples: 3000 };
+    let tokens = folder.path().join("a.nac");
+    std::fs::write(&tokens, writer.finish(totals).unwrap()).unwrap();
+    let refused = run(&["detokenize", "a.nac", "-o", "a.wav"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let message = stderr(&refused);
+    for part in
+        ["--model dac_16khz-original decodes them", "the same ones in another file", "--allow-other-weights"]
+    {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    ok(run(&["detokenize", "a.nac", "-o", "a.wav", "--allow-other-weights"]));
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_named_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let pull = |variable: &str, value: &str| {
+        let mut command = codec(folder.path(), &server.url);
+        command.env(variable, value).args(["models", "pull", MODEL]).output().unwrap()
+    };
+    let stored = folder.path().join("token");
+    std::fs::write(&stored, "hf_a b\n").unwrap();
+    let refused = [
+        pull("HF_TOKEN", "hf_a\nhf_b"),
+        pull("HF_TOKEN", "hf_\u{e9}"),
+        pull("HF_TOKEN_PATH", stored.to_str().unwrap()),
+    ];
+    for refused in refused {
+        let message = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            message.contains("HF_TOKEN: ") && !message.contains("hf_") && !message.contains("again"),
+            "{message}"
+        );
+    }
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn what_needs_no_network_does_not_fail_for_its_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = codec(folder.path(), "hub.example");
+        for (variable, value) in [("SSL_CERT_FILE", "nowhere"), ("HF_TOKEN", "a\nb"), ("HTTPS_PROXY", "::")] {
+            command.env(variable, value);
+        }
+        command.args(arguments).output().unwrap()
+    };
+    let shown = String::from_utf8(ok(run(&["models", "show", MODEL])).stdout).unwrap();
+    assert!(shown.contains("https://huggingface.co/descript/dac_16khz/resolve/"), "{shown}");
+    ok(run(&["models", "list"]));
+    ok(run(&["models", "verify"]));
+    assert_eq!(run(&["models", "pull", MODEL]).status.code(), Some(1));
+    // A mirror is shown where one is named.
+    let mirrored =
+        codec(folder.path(), "https://hub.example").args(["models", "show", MODEL]).output().unwrap();
+    let mirrored = String::from_utf8(ok(mirrored).stdout).unwrap();
+    assert!(mirrored.contains("https://hub.example/descript/dac_16khz/resolve/"), "{mirrored}");
+}
+
+#[test]
+fn where_only_names_are_taken_no_path_is_offered() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| codec(folder.path(), &support::nobody()).args(arguments).output().unwrap();
+    for action in ["show", "pull", "verify", "path"] {
+        for name in ["", ".", "lyra-v3"] {
+            let refused = run(&["models", action, name]);
+            assert_eq!(refused.status.code(), Some(1), "{action} {name}");
+            let message = stderr(&refused);
+            assert!(message.contains(&format!("`{name}` is not the name of a model")), "{action}: {message}");
+            assert!(!message.contains("folder"), "{action}: {message}");
+        }
+    }
+    let refused = run(&["info", "-m", "lyra-v3"]);
+    assert!(stderr(&refused).contains("neither a file or folder nor a known model"), "{}", stderr(&refused));
 }
 
 #[test]
@@ -287,6 +523,18 @@ fn licences_are_told_and_asked_for() {
     for part in ["no licence stated", "CC-BY-NC 4.0", "Apache-2.0", "237da0b16226fb0a", "/google/lyra/raw/"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
+    // What is known of a licence that is disputed is told before anything is fetched.
+    let disputed = stderr(
+        &codec(folder.path(), &support::nobody())
+            .env("HF_HUB_OFFLINE", "1")
+            .args(["models", "pull", "encodec_48khz"])
+            .output()
+            .unwrap(),
+    );
+    assert!(
+        disputed.contains("tag MIT") && disputed.contains("others treat them as CC-BY-NC 4.0"),
+        "{disputed}"
+    );
     let unknown = run(&["models", "show", "encodec_42khz"]);
     assert!(stderr(&unknown).contains("did you mean encodec_24khz?"), "{}", stderr(&unknown));
 }

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use codec_io::card::Origin;
+use std::path::PathBuf;
 use std::time::Duration;
 use ureq::http::Uri;
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
@@ -58,16 +59,10 @@ impl Settings {
     /// # Errors
     /// [`Error::Setting`] when a value cannot be used.
     pub fn from_env() -> Result<Self> {
-        let mut settings = Self { proxies: true, ..Self::default() };
-        if let Some(endpoint) = variable("HF_ENDPOINT") {
-            let endpoint = endpoint.trim_end_matches('/');
-            if origin_of(endpoint).is_none() {
-                let why = format!("`{endpoint}` is no http or https address");
-                return Err(Error::Setting { variable: "HF_ENDPOINT", why });
-            }
-            settings.endpoint = endpoint.to_owned();
+        let mut settings = Self { proxies: true, token: token()?, ..Self::default() };
+        if let Some(endpoint) = endpoint()? {
+            settings.endpoint = endpoint;
         }
-        settings.token = variable("HF_TOKEN").or_else(stored_token).map(|token| token.trim().to_owned());
         let is_set = |name: &&str| variable(name).is_some_and(|value| is_true(&value));
         settings.offline = ["HF_HUB_OFFLINE"].into_iter().find(is_set);
         if let Some(path) = variable("SSL_CERT_FILE") {
@@ -77,6 +72,13 @@ impl Settings {
         }
         Ok(settings)
     }
+}
+
+/// The address of a file, for a person: nothing is asked for. It is that of a pull, or, where `HF_ENDPOINT` is
+/// no address, the one at Hugging Face.
+pub fn address(origin: &Origin) -> String {
+    let endpoint = endpoint().ok().flatten();
+    url_at(endpoint.as_deref().unwrap_or(HUB), origin)
 }
 
 /// Asks servers for files.
@@ -159,12 +161,7 @@ impl Client {
 
     /// The address of a file.
     pub fn url(&self, origin: &Origin) -> String {
-        match origin {
-            Origin::Hub { repository, revision, path } => {
-                format!("{}/{repository}/resolve/{revision}/{path}", self.settings.endpoint)
-            }
-            Origin::Url(url) => url.clone(),
-        }
+        url_at(&self.settings.endpoint, origin)
     }
 
     /// Asks for the bytes of a file from `from` on; `etag` is the version that the earlier ones are of.
@@ -194,7 +191,7 @@ impl Client {
             }
             let response = match request.call() {
                 Ok(response) => response,
-                Err(e) if is_unknown_host(&e) => {
+                Err(e) if is_final(&e) => {
                     return Err(Error::Connection { url, why: e.to_string() });
                 }
                 Err(e) => return Ok((Outcome::failed(url, e.to_string()), None)),
@@ -250,10 +247,10 @@ impl Client {
     }
 }
 
-/// Whether a name has no address, which asking again would not change.
-fn is_unknown_host(error: &ureq::Error) -> bool {
+/// Whether asking again would change nothing: a name without an address, or a request that cannot be written.
+fn is_final(error: &ureq::Error) -> bool {
     match error {
-        ureq::Error::HostNotFound => true,
+        ureq::Error::HostNotFound | ureq::Error::Http(_) | ureq::Error::BadUri(_) => true,
         // The standard library gives it no kind of its own.
         ureq::Error::Io(e) => e.to_string().starts_with("failed to lookup address information"),
         _ => false,
@@ -306,15 +303,59 @@ fn as_sha256(etag: &str) -> Option<String> {
     (digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit())).then(|| digits.to_ascii_lowercase())
 }
 
-/// What `hf auth login` has stored.
-fn stored_token() -> Option<String> {
+fn url_at(endpoint: &str, origin: &Origin) -> String {
+    match origin {
+        Origin::Hub { repository, revision, path } => {
+            format!("{endpoint}/{repository}/resolve/{revision}/{path}")
+        }
+        Origin::Url(url) => url.clone(),
+    }
+}
+
+/// The hub that `HF_ENDPOINT` names.
+fn endpoint() -> Result<Option<String>> {
+    let Some(endpoint) = variable("HF_ENDPOINT") else { return Ok(None) };
+    let endpoint = endpoint.trim_end_matches('/');
+    if origin_of(endpoint).is_none() {
+        let why = format!("`{endpoint}` is no http or https address");
+        return Err(Error::Setting { variable: "HF_ENDPOINT", why });
+    }
+    Ok(Some(endpoint.to_owned()))
+}
+
+/// The token of `HF_TOKEN`, or else the one that `hf auth login` has stored.
+fn token() -> Result<Option<String>> {
+    // What is not even text is refused as any other sign that no token has.
+    let named = std::env::var_os("HF_TOKEN").unwrap_or_default();
+    let named = named.to_string_lossy();
+    if !named.trim().is_empty() {
+        return as_token(&named, "it").map(Some);
+    }
+    let Some((path, stored)) = stored_token() else { return Ok(None) };
+    as_token(&stored, &format!("it is not set, and what lies in {}", path.display())).map(Some)
+}
+
+/// A token without the space around it. It goes into a header as it is, which would be refused in every attempt
+/// and without a name; a token is a secret, so the error does not show it.
+fn as_token(text: &str, what: &str) -> Result<String> {
+    let token = text.trim();
+    if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(token.to_owned());
+    }
+    let why = format!("{what} is no token: one has no spaces, line breaks or characters beyond ASCII inside");
+    Err(Error::Setting { variable: "HF_TOKEN", why })
+}
+
+/// What `hf auth login` has stored, and where.
+fn stored_token() -> Option<(PathBuf, String)> {
     if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value)) {
         return None;
     }
     let path =
-        variable("HF_TOKEN_PATH").map(Into::into).or_else(|| Some(crate::cache::home()?.join("token")));
-    let token = std::fs::read_to_string(path?).ok()?;
-    Some(token).filter(|token| !token.trim().is_empty())
+        variable("HF_TOKEN_PATH").map(Into::into).or_else(|| Some(crate::cache::home()?.join("token")))?;
+    let token = std::fs::read(&path).ok()?;
+    let token = String::from_utf8_lossy(&token).into_owned();
+    (!token.trim().is_empty()).then_some((path, token))
 }
 
 /// A variable that is set and not empty.
@@ -362,5 +403,14 @@ mod tests {
         assert_ne!(origin_of("https://hub.example/"), origin_of("https://hub.example.evil.example/"));
         assert_ne!(origin_of("https://hub.example@evil.example/"), origin_of("https://hub.example/"));
         assert_eq!(origin_of("ftp://hub.example/a"), None);
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_refused_without_showing_it() {
+        assert_eq!(as_token(" hf_aBc-1\n", "it").unwrap(), "hf_aBc-1");
+        for text in ["hf_a\nhf_b", "hf_a b", "hf_\u{e9}", "hf_\u{fffd}", "hf_\0"] {
+            let error = as_token(text, "it").unwrap_err().to_string();
+            assert!(error.starts_with("HF_TOKEN: it is no token") && !error.contains("hf_"), "{error}");
+        }
     }
 }

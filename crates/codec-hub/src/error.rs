@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read, written or renamed.
-    #[error("{what} {path}: {source}", path = path.display())]
+    #[error("{what} {path}", path = path.display())]
     File {
         /// What was being done.
         what: &'static str,
@@ -154,5 +154,19 @@ impl Error {
     pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { what, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn the_cause_of_a_file_error_is_its_source_alone() {
+        let cause = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = Error::file("cannot read", "a.json")(cause());
+        assert_eq!(error.to_string(), "cannot read a.json");
+        assert_eq!(error.source().map(ToString::to_string), Some(cause().to_string()));
     }
 }

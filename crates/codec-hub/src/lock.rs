@@ -56,6 +56,13 @@ impl Lock {
         write().map_err(Error::file("cannot write", &path))
     }
 
+    /// Takes over what the other lock says of files of which this one says nothing.
+    pub(crate) fn fill_up(&mut self, other: Self) {
+        for (name, entry) in other.files {
+            self.files.entry(name).or_insert(entry);
+        }
+    }
+
     pub(crate) fn sha256(&self, name: &str) -> Option<WeightsHash> {
         self.files.get(name)?.sha256.parse().ok()
     }

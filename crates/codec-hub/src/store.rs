@@ -167,6 +167,13 @@ impl Store {
         Self { folders: vec![folder.into()], hub_cache }
     }
 
+    /// The same, which looks in this folder as well, after the others.
+    #[must_use]
+    pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folders.push(folder.into());
+        self
+    }
+
     /// The folder that a pull puts the files of a model into.
     ///
     /// # Errors
@@ -180,12 +187,11 @@ impl Store {
     /// # Errors
     /// [`Error::Lock`] and [`Error::File`] when its lock file cannot be read.
     pub fn find(&self, card: &ModelCard) -> Result<Option<Found>> {
-        let own = self.folders.iter().map(|folder| folder.join(&card.name));
         let whole = |folder: &PathBuf| card.files.iter().all(|file| folder.join(&file.name).is_file());
-        let found = own.chain(self.snapshots(card)).find(whole);
+        let found = self.own_folders(card).chain(self.snapshots(card)).find(whole);
         let Some(folder) = found else { return Ok(None) };
         let files = card.files.iter().map(|file| folder.join(&file.name)).collect();
-        let lock = self.lock(card)?;
+        let lock = self.lock(card, &folder)?;
         let known = |file: &CardFile| {
             let sha256 = file.sha256.or_else(|| lock.sha256(&file.name))?;
             Some((file.name.clone(), sha256))
@@ -213,13 +219,16 @@ impl Store {
             let licence = card.licence.weights.clone().unwrap_or_else(|| "terms of its own".to_owned());
             return Err(Error::NonCommercial { model: card.name.clone(), licence });
         }
-        let own = self.folder(card)?;
-        let mut lock = match Lock::read(&own) {
+        let first = self.folder(card)?;
+        let present = if options.force { None } else { self.find(card)?.map(|found| found.folder) };
+        let folder = present.unwrap_or_else(|| first.clone());
+        let mut lock = match self.lock(card, &folder) {
             Err(Error::Lock { .. }) if options.force => Lock::default(),
             lock => lock?,
         };
-        let present = if options.force { None } else { self.find(card)?.map(|found| found.folder) };
-        let folder = present.unwrap_or_else(|| own.clone());
+        // Where the lock is written, after every file, so that an interrupted pull has taken down what it has: beside
+        // the files, but into no cache of others.
+        let locked_in = if self.is_own(card, &folder) { &folder } else { &first };
         for file in &card.files {
             let path = folder.join(&file.name);
             // A file that is fetched anew may be another one; what is known of the others stays.
@@ -250,16 +259,16 @@ impl Store {
                     || locked.is_some();
                 let sha256 = download(client, &url, &path, is_known, check, &mut on_step)?;
                 lock.insert(&file.name, &sha256, n_fetched, &url);
+                lock.write(locked_in)?;
             } else {
                 let (size, sha256) = sha256_of(&path)?;
                 let checked = compared(file, path.clone(), size, sha256, locked.as_ref());
                 let checked = accept(checked, &path, true)?;
                 if locked.is_none() {
                     lock.insert(&file.name, &checked.sha256, checked.size, &path.display().to_string());
+                    lock.write(locked_in)?;
                 }
             }
-            // After every file, so that an interrupted pull has taken down what it has.
-            lock.write(&own)?;
             if on_progress(Progress::Done { file: &file.name }).is_break() {
                 return Err(Error::Stopped);
             }
@@ -269,10 +278,26 @@ impl Store {
         Ok(Found { folder, files, sha256: card.files.iter().filter_map(known).collect() })
     }
 
-    fn lock(&self, card: &ModelCard) -> Result<Lock> {
-        self.folders
-            .first()
-            .map_or_else(|| Ok(Lock::default()), |folder| Lock::read(&folder.join(&card.name)))
+    /// Where the files of a card lie when they were pulled.
+    fn own_folders(&self, card: &ModelCard) -> impl Iterator<Item = PathBuf> {
+        self.folders.iter().map(|folder| folder.join(&card.name))
+    }
+
+    fn is_own(&self, card: &ModelCard, folder: &Path) -> bool {
+        self.own_folders(card).any(|own| own == folder)
+    }
+
+    /// What is known of the files of a card that lie in `folder`: what the lock beside them says. There is none in a
+    /// cache of others, whose files are those that our own folders know, whichever was the first at the pull.
+    fn lock(&self, card: &ModelCard, folder: &Path) -> Result<Lock> {
+        if self.is_own(card, folder) {
+            return Lock::read(folder);
+        }
+        let mut lock = Lock::default();
+        for own in self.own_folders(card) {
+            lock.fill_up(Lock::read(&own)?);
+        }
+        Ok(lock)
     }
 
     /// The folders of the hub's cache that can hold the files of a card.

@@ -166,6 +166,45 @@ fn a_file_that_changed_since_it_was_first_seen_is_refused() {
 }
 
 #[test]
+fn the_lock_beside_the_files_counts_whichever_folder_is_the_first() {
+    let place = Place::new();
+    let card = card("");
+    let found = place.pull(&card).unwrap();
+    let path = |name: &str| place.folder.path().join(name);
+    let store = || Store::new(path("first"), Some(path("hub"))).with_folder(path("models"));
+    let states = |store: &Store| -> Vec<State> {
+        let found = store.find(&card).unwrap().unwrap();
+        card.files.iter().map(|file| found.check(file).unwrap().state).collect()
+    };
+    let pull = |store: &Store| {
+        let client = place.client(|_| {});
+        store.pull(&card, &client, PullOptions::default(), &mut |_| ControlFlow::Continue(()))
+    };
+    assert_eq!(states(&store()), [State::Locked, State::Locked]);
+    std::fs::write(&found.files[1], b"other").unwrap();
+    let changed = State::Changed(Expected::Sha256(hex(&weights())));
+    assert_eq!(states(&store()), [State::Locked, changed.clone()]);
+    assert!(matches!(pull(&store()), Err(Error::Hash { .. })));
+
+    // What was not taken down yet is, beside the files and not in the first folder.
+    std::fs::remove_file(found.folder.join("codec-lock.json")).unwrap();
+    assert_eq!(states(&store()), [State::Unknown, State::Unknown]);
+    pull(&store()).unwrap();
+    assert_eq!(states(&store()), [State::Locked, State::Locked]);
+    assert!(place.names().contains(&"codec-lock.json".to_owned()) && !path("first").exists());
+
+    // No lock is written into a cache of others: what it holds is known from whichever folder.
+    let snapshot = path("hub/models--owner--toy/snapshots/v1");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for file in &found.files {
+        std::fs::rename(file, snapshot.join(file.file_name().unwrap())).unwrap();
+    }
+    assert_eq!(states(&store()), [State::Locked, State::Locked]);
+    std::fs::write(snapshot.join("weights.raw"), weights()).unwrap();
+    assert_eq!(states(&store())[1], State::Changed(Expected::Sha256(hex(b"other"))));
+}
+
+#[test]
 fn the_hash_of_the_card_decides() {
     let place = Place::new();
     let right = card(&format!("sha256 = \"{}\"\nsize = 300000", hex(&weights())));
@@ -414,6 +453,15 @@ fn a_host_without_an_address_is_asked_for_once() {
     let error =
         place.pull_until(endpoint, |progress| matches!(progress, Progress::Retry { .. })).unwrap_err();
     assert!(matches!(error, Error::Connection { .. }), "{error}");
+}
+
+#[test]
+fn a_request_that_cannot_be_written_is_not_tried_again() {
+    let place = Place::new();
+    let token = |settings: &mut Settings| settings.token = Some("a\nb".to_owned());
+    let error = place.pull_until(token, |progress| matches!(progress, Progress::Retry { .. })).unwrap_err();
+    assert!(matches!(error, Error::Connection { .. }), "{error}");
+    assert!(place.server.requests().is_empty());
 }
 
 #[test]

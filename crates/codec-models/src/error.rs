@@ -1,6 +1,6 @@
 //! The error of this crate.
 
-use codec_io::card::ModelCard;
+use codec_io::card::{self, ModelCard};
 use std::path::PathBuf;
 
 /// Result of this crate's functions.
@@ -10,15 +10,21 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name is neither that of a card nor a path.
+    /// The name is that of no card, nor a path where one may be given.
     #[error(
-        "{name}: neither a file or folder nor a known model{meant}; known are {known}",
+        "{what}{meant}; known are {known}",
+        what = match may_be_path {
+            true => format!("{name}: neither a file or folder nor a known model"),
+            false => format!("`{name}` is not the name of a model"),
+        },
         meant = near.map_or_else(String::new, |near| format!(" (did you mean {near}?)")),
         known = known.join(", ")
     )]
     Unknown {
         /// What was asked for.
         name: String,
+        /// Whether it could have been a path.
+        may_be_path: bool,
         /// The known name that is most like it, when one is.
         near: Option<&'static str>,
         /// All known names.
@@ -52,6 +58,18 @@ pub enum Error {
         /// What it is, and what the card or the first pull knew.
         change: Box<codec_hub::Error>,
     },
+    /// The files of a card hold another codec than the card says.
+    #[error(
+        "model {model}: its files hold another codec than its card says: {differences}; \
+         `codec models pull {model} --force` fetches them anew",
+        differences = differences.join(", ")
+    )]
+    OtherCodec {
+        /// The name of its card.
+        model: String,
+        /// What is there, and what the card says.
+        differences: Vec<String>,
+    },
     /// What is there is no checkpoint of a family, or a broken one.
     #[error(
         "{name}: the model does not load{anew}",
@@ -74,6 +92,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// For a name that may be a path, or not.
+    pub(crate) fn unknown(name: &str, may_be_path: bool) -> Self {
+        let known = card::cards().iter().map(|card| card.name.as_str()).collect();
+        Self::Unknown { name: name.to_owned(), may_be_path, near: card::suggest(name), known }
+    }
+
     pub(crate) fn load(name: &str) -> impl FnOnce(codec_nn::Error) -> Self {
         let name = name.to_owned();
         move |source| Self::Load { name, unverified: None, source: Box::new(source) }

@@ -17,17 +17,20 @@
 
 mod embedded;
 mod error;
+mod named;
 
 pub use codec_nn::{LoadOptions, Loaded, Precision, Purpose};
 pub use embedded::embedded;
 pub use error::{Error, Result};
 
 use candle_core::Device;
+use codec_core::{CodeLayout, CodecInfo};
 use codec_hub::{Found, Store};
 use codec_io::card::{self, CardSource, ModelCard};
 use codec_io::tokens::WeightsHash;
 use codec_nn::families::load_checkpoint;
 use codec_nn::weights::Checkpoint;
+use named::named;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -36,9 +39,13 @@ pub const DEFAULT: &str = "codec-16khz";
 
 /// Loads the model of that name, or the checkpoint at that path.
 ///
+/// A model has the name of its card, which leads back to it from a token file; a checkpoint at a path has the one
+/// that its family gives it.
+///
 /// # Errors
 /// [`Error::Unknown`] when it is neither; [`Error::Absent`] when the model's files are not on this machine;
-/// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load.
+/// [`Error::Changed`] when they are not those that its card names; [`Error::Load`] when they do not load;
+/// [`Error::OtherCodec`] when they are not of such a codec as the card describes.
 pub fn load(name: &str, device: &Device) -> Result<Loaded> {
     load_with(name, device, LoadOptions::default())
 }
@@ -56,18 +63,21 @@ pub fn load_with(name: &str, device: &Device, options: impl Into<LoadOptions>) -
     let loaded = match of_card {
         Some((card, found)) => {
             check_files(card, &found, digests(&checkpoint, name)?)?;
-            loaded.map_err(Error::load_card(card))
+            let loaded = loaded.map_err(Error::load_card(card))?;
+            check_codec(card, loaded.codec.info())?;
+            Loaded { codec: named(loaded.codec, &card.name), ..loaded }
         }
-        None => loaded.map_err(Error::load(name)),
-    }?;
+        None => loaded.map_err(Error::load(name))?,
+    };
     tracing::info!(model = loaded.codec.info().model, %name, "model loaded");
     Ok(loaded)
 }
 
-/// The checkpoint of the model of that name, or at that path, before it is made into a codec.
+/// The checkpoint of the model of that name, or at that path, before it is made into a codec, which nobody has
+/// compared with the card then.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load`], but for [`Error::OtherCodec`].
 pub fn open(name: &str, device: &Device) -> Result<Checkpoint> {
     let (checkpoint, of_card) = find(name, device)?;
     if let Some((card, found)) = of_card {
@@ -81,19 +91,21 @@ pub fn open(name: &str, device: &Device) -> Result<Checkpoint> {
 /// # Errors
 /// [`Error::Unknown`] when there is none; it lists the known ones and says which one may be meant.
 pub fn card(name: &str) -> Result<&'static ModelCard> {
-    card::find(name).ok_or_else(|| Error::Unknown {
-        name: name.to_owned(),
-        near: card::suggest(name),
-        known: card::cards().iter().map(|card| card.name.as_str()).collect(),
-    })
+    card::find(name).ok_or_else(|| Error::unknown(name, false))
 }
 
-/// Whether the model of that name is on this machine, or part of the program.
+/// The card of the model with these weights, where a card states their SHA-256.
+pub fn card_of_weights(sha256: &WeightsHash) -> Option<&'static ModelCard> {
+    let has = |card: &&ModelCard| card.files.iter().any(|file| file.sha256.as_ref() == Some(sha256));
+    card::cards().iter().find(has)
+}
+
+/// Whether the model of that name, which was found to be no path, is on this machine, or part of the program.
 ///
 /// # Errors
-/// As [`card()`], and [`Error::Hub`] when the lock file cannot be read.
+/// [`Error::Unknown`] when there is none, and [`Error::Hub`] when the lock file cannot be read.
 pub fn is_here(name: &str) -> Result<bool> {
-    let card = card(name)?;
+    let card = card::find(name).ok_or_else(|| Error::unknown(name, true))?;
     Ok(embedded(&card.name).is_some() || store().find(card)?.is_some())
 }
 
@@ -139,7 +151,7 @@ fn find(name: &str, device: &Device) -> Result<(Checkpoint, Option<OfCard>)> {
     if let Some(path) = as_path(name) {
         return Ok((Checkpoint::open(path, device).map_err(Error::load(name))?, None));
     }
-    open_card(card(name)?, device)
+    open_card(card::find(name).ok_or_else(|| Error::unknown(name, true))?, device)
 }
 
 /// Opens the files of a card, or the bytes that are part of the program, where there is nothing to compare.
@@ -182,6 +194,29 @@ fn check_files(card: &ModelCard, found: &Found, digests: &BTreeMap<String, [u8; 
     Ok(())
 }
 
+/// Fails unless a codec is such a one as the card describes. Where a card states no SHA-256, anything of the right
+/// file names could lie there.
+fn check_codec(card: &ModelCard, info: &CodecInfo) -> Result<()> {
+    let mut differences = Vec::new();
+    let mut compare = |what: &str, is: String, expected: String| {
+        if is != expected {
+            differences.push(format!("{what} {is}, not {expected}"));
+        }
+    };
+    compare("family", info.family.to_owned(), card.family.clone());
+    compare("sample rate", info.audio.sample_rate.to_string(), card.sample_rate.to_string());
+    compare("channels", info.audio.channels.to_string(), card.channels.to_string());
+    compare("samples per frame", info.hop_length.to_string(), card.hop_length.to_string());
+    // Cards do not speak of scales.
+    let books =
+        |layout: codec_core::Result<CodeLayout>| layout.map_or_else(|e| e.to_string(), |l| l.to_string());
+    compare("codebooks", books(CodeLayout::new(info.layout.codebooks().to_vec())), books(card.layout()));
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::OtherCodec { model: card.name.clone(), differences })
+}
+
 /// What to do when the files of a model are not here.
 fn absent(card: &ModelCard) -> Result<Error> {
     let consent = if card.licence.non_commercial == Some(true) { " --accept-non-commercial" } else { "" };
@@ -193,4 +228,53 @@ fn absent(card: &ModelCard) -> Result<Error> {
         url: origin(&card.source),
         folder: store().folder(card)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(card: &ModelCard) -> CodecInfo {
+        CodecInfo {
+            model: card.name.clone(),
+            family: "encodec",
+            audio: codec_core::AudioSpec { sample_rate: card.sample_rate, channels: card.channels },
+            hop_length: card.hop_length,
+            delays: codec_core::Delays::default(),
+            segment: None,
+            layout: card.layout().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_codec_that_the_card_does_not_describe_is_refused_with_every_difference() {
+        let stereo = card("encodec_48khz").unwrap();
+        let with_scales =
+            CodecInfo { layout: stereo.layout().unwrap().with_scales(150).unwrap(), ..info(stereo) };
+        check_codec(stereo, &with_scales).unwrap();
+        check_codec(stereo, &info(stereo)).unwrap();
+        let error = check_codec(card("dac_16khz").unwrap(), &with_scales).unwrap_err().to_string();
+        let differences = "family encodec, not dac, sample rate 48000, not 16000, channels 2, not 1, \
+                           codebooks 16 x 1024, not 12 x 1024;";
+        assert!(error.contains(differences) && error.contains("pull dac_16khz --force"), "{error}");
+        let slower = CodecInfo { hop_length: 640, ..info(stereo) };
+        let error = check_codec(stereo, &slower).unwrap_err().to_string();
+        assert!(error.contains("says: samples per frame 640, not 320;"), "{error}");
+    }
+
+    #[test]
+    fn weights_lead_to_the_card_that_states_them() {
+        let original = card("dac_16khz-original").unwrap();
+        let found = card_of_weights(&original.files[0].sha256.unwrap());
+        assert_eq!(found.map(|card| card.name.as_str()), Some("dac_16khz-original"));
+        assert!(card_of_weights(&WeightsHash::UNKNOWN).is_none());
+    }
+
+    #[test]
+    fn what_may_be_given_instead_of_an_unknown_name_is_said() {
+        let of_card = card("").unwrap_err().to_string();
+        assert!(of_card.starts_with("`` is not the name of a model; known are "), "{of_card}");
+        let of_model = load("./lyra-v2", &Device::Cpu).unwrap_err().to_string();
+        assert!(of_model.starts_with("./lyra-v2: neither a file or folder nor a known model"), "{of_model}");
+    }
 }

@@ -8,8 +8,8 @@ use crate::report::{Reported, Reporter};
 use crate::tokens::open;
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, anyhow, bail};
-use codec_io::tokens::{self, TokenError, TokenReader, WeightsHash};
-use codec_models::Purpose;
+use codec_io::tokens::{self, TokenError, TokenHeader, TokenReader, WeightsHash};
+use codec_models::{Purpose, card_of_weights};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -89,8 +89,8 @@ fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) 
             header.model
         ));
     } else if !args.allow_other_weights {
-        let help = "the codes mean nothing to other weights; --allow-other-weights decodes all the same";
-        header.check_weights(&model.sha256).with_context(|| help).with_context(|| name.clone())?;
+        let checked = header.check_weights(&model.sha256);
+        checked.with_context(|| help_with_weights(&header)).with_context(|| name.clone())?;
     }
     let codec = model.for_channels(header.audio.channels).with_context(|| name.clone())?;
     let n_streams = model.n_streams(codec.as_ref());
@@ -151,6 +151,18 @@ fn detokenize(job: &Job, args: &Args, models: &Models<'_>, reporter: &Reporter) 
     let rate = args.audio.rate_or(info.audio.sample_rate);
     let seconds = n_samples as f64 / f64::from(rate);
     Ok(Done { model: info.model.clone(), n_codebooks, n_samples, seconds, complete })
+}
+
+/// What can be done about codes that the weights at hand did not make.
+fn help_with_weights(header: &TokenHeader) -> String {
+    let made = card_of_weights(&header.weights)
+        .map(|card| format!("{0} made the codes, --model {0} decodes them; ", card.name));
+    // A hash is that of a file, and several can have the same weights.
+    format!(
+        "{}codes mean nothing to other weights, unless they are the same ones in another file, as those of dac_44khz \
+         and dac_44khz-original are; --allow-other-weights decodes all the same",
+        made.unwrap_or_default()
+    )
 }
 
 /// The models that the files name, each loaded once, and before the files share the threads: one that waits for

@@ -3,7 +3,7 @@
 use crate::report::Reporter;
 use crate::{Global, interrupt};
 use anyhow::{Context, Result, anyhow, bail};
-use codec_hub::{Checked, Client, Error, Expected, Progress, PullOptions, Settings, State, Store};
+use codec_hub::{Checked, Client, Error, Expected, Progress, PullOptions, Settings, State, Store, address};
 use codec_io::card::{ModelCard, cards};
 use codec_models::{card, origin, store};
 use serde::Serialize;
@@ -165,9 +165,8 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<ExitCode> {
     match &args.action {
         Action::List => return list(&store, &reporter),
         Action::Show(names) => {
-            let client = Client::new(Settings::from_env()?)?;
             for card in named(&names.names)? {
-                show(card, &store, &client, &reporter)?;
+                show(card, &store, &reporter)?;
             }
         }
         Action::Path(names) => {
@@ -286,7 +285,7 @@ fn listed<'a>(card: &'a ModelCard, store: &Store) -> Result<Listed<'a>> {
     let known_size = Some(card.known_size()).filter(|n_bytes| size.is_none() && *n_bytes > 0);
     let (folder, problem) = match store.find(card) {
         Ok(found) => (found.map(|found| found.folder), None),
-        Err(error) => (None, Some(error.to_string())),
+        Err(error) => (None, Some(format!("{:#}", anyhow::Error::new(error)))),
     };
     Ok(Listed {
         name: &card.name,
@@ -310,11 +309,11 @@ fn listed<'a>(card: &'a ModelCard, store: &Store) -> Result<Listed<'a>> {
     })
 }
 
-fn show(card: &ModelCard, store: &Store, client: &Client, reporter: &Reporter) -> Result<()> {
+fn show(card: &ModelCard, store: &Store, reporter: &Reporter) -> Result<()> {
     let file = |file: &'_ codec_io::card::CardFile| -> (Option<String>, Option<String>) {
         let prefix = || file.sha256_prefix.as_ref().map(|prefix| format!("{prefix}..."));
         let sha256 = file.sha256.map(|sha256| sha256.to_string()).or_else(prefix);
-        (card.origin(file).map(|origin| client.url(&origin)), sha256)
+        (card.origin(file).map(|origin| address(&origin)), sha256)
     };
     let files = card.files.iter().map(|it| {
         let (url, sha256) = file(it);
@@ -395,7 +394,8 @@ fn pull(
     reporter: &Reporter,
 ) -> Result<()> {
     let options = PullOptions { accept_non_commercial: args.accept_non_commercial, force: args.force };
-    if let (None, Some(notes)) = (&card.licence.weights, &card.licence.notes) {
+    // Where it is not known what the weights may be used for, the notes say why.
+    if let (None, Some(notes)) = (card.licence.non_commercial, &card.licence.notes) {
         reporter.note(&format!("{}: {}", card.name, notes.trim()));
     }
     let mut bar = None;

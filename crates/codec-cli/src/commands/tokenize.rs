@@ -85,10 +85,14 @@ fn check_same(job: &Job, args: &Args, model: &Model) -> Result<()> {
     let header = header.with_context(|| format!("{output}: is there already, --force writes it anew"))?;
     let wanted = model.codec.info();
     let (weights, had) = (args.model.weights.name(), header.weight_numbers());
-    let difference = if header.model != wanted.model {
+    // With the same weights it is the same model, whatever its name: a card and a path give it different ones.
+    let is_same = header.check_weights(&model.sha256).is_ok()
+        && header.family == wanted.family
+        && (header.audio.sample_rate, header.hop_length) == (wanted.audio.sample_rate, wanted.hop_length);
+    let difference = if !is_same && header.model != wanted.model {
         Some(format!("{} made it, not {}", header.model, wanted.model))
-    } else if header.check_weights(&model.sha256).is_err() {
-        Some(format!("other weights of {} made it", header.model))
+    } else if !is_same {
+        Some(format!("other weights of {}, or the same in another file, made it", header.model))
     } else if had != weights {
         Some(format!("{had} weights made it, not {weights}"))
     } else {
