@@ -287,13 +287,11 @@ impl Store {
         self.own_folders(card).any(|own| own == folder)
     }
 
-    /// What is known of the files of a card that lie in `folder`: what the lock beside them says. There is none in a
-    /// cache of others, whose files are those that our own folders know, whichever was the first at the pull.
+    /// What is known of the files of a card that lie in `folder`: what the lock beside them says, and of files of
+    /// which it says nothing, as there is no lock in the caches of other tools, what those in our own folders say.
     fn lock(&self, card: &ModelCard, folder: &Path) -> Result<Lock> {
-        if self.is_own(card, folder) {
-            return Lock::read(folder);
-        }
-        let mut lock = Lock::default();
+        let is_own = self.is_own(card, folder);
+        let mut lock = if is_own { Lock::read(folder)? } else { Lock::default() };
         for own in self.own_folders(card) {
             lock.fill_up(Lock::read(&own)?);
         }

@@ -215,9 +215,12 @@ fn options(path: &Path) -> OpenOptions {
     options
 }
 
-/// Makes the new name itself durable, where folders can be synchronised.
+/// Makes new names in a folder durable, where folders can be synchronised.
+///
+/// # Errors
+/// As opening and synchronising the folder.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         // Some network file systems do not know the operation.
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
@@ -227,8 +230,12 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Nothing, where folders cannot be synchronised.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -6,7 +6,7 @@ mod tokens_support;
 
 use codec_core::{CodeLayout, Codes};
 use codec_io::tokens::edit::{PartialBlock, concatenate, cut, keep_codebooks, sample_at};
-use codec_io::tokens::{TokenError, TokenHeader, TokenReader, TokenWriter, Totals};
+use codec_io::tokens::{TokenError, TokenHeader, TokenReader, TokenWriter, Totals, WeightsHash};
 use proptest::prelude::*;
 use std::io::Cursor;
 use tokens_support::{codes, file, header, info, offsets, segmented_header, strided_layout, totals};
@@ -240,7 +240,10 @@ fn files_that_do_not_agree_are_refused_by_property() {
     let left = file(base.clone(), &codes);
     let changes: [(&str, Change); 6] = [
         ("codec family", |h| h.family = "other".into()),
-        ("model", |h| h.model = "other".into()),
+        ("model", |h| {
+            h.model = "other".into();
+            h.weights.0[31] ^= 1;
+        }),
         ("weights", |h| h.weights.0[31] ^= 1),
         ("hop length", |h| h.hop_length = 400),
         ("codebooks of the codec", |h| h.n_codebooks_total = 9),
@@ -254,11 +257,18 @@ fn files_that_do_not_agree_are_refused_by_property() {
         let error = refused.unwrap_err();
         assert!(matches!(error, TokenError::Differ { what: found, .. } if found == what), "{what}: {error}");
     }
-    // Packets of another length and other tags are no reason.
+    // Packets of another length, other tags, and another name of the same weights are no reason.
     let mut other = base.clone();
-    (other.packet_frames, other.tags) = (32, Vec::new());
-    let right = file(other, &codes);
+    (other.packet_frames, other.tags, other.model) = (32, Vec::new(), "other".into());
+    let right = file(other.clone(), &codes);
     concatenate(&mut [open(&left), open(&right)], PartialBlock::Refuse, Vec::new()).unwrap();
+    // Where the weights are not known, the name is all there is.
+    let [left, right] = [base, other].map(|header| {
+        let header = TokenHeader { weights: WeightsHash::UNKNOWN, ..header };
+        file(header, &codes)
+    });
+    let refused = concatenate(&mut [open(&left), open(&right)], PartialBlock::Refuse, Vec::new());
+    assert!(matches!(refused, Err(TokenError::Differ { what: "model", .. })));
     let none: &mut [Reader<'_>] = &mut [];
     assert!(matches!(concatenate(none, PartialBlock::Drop, Vec::new()), Err(TokenError::Range { .. })));
 }

@@ -119,6 +119,9 @@ impl PackedMatrix {
     pub fn unpacked(&self) -> Vec<f32> {
         let (k, n) = (self.k, self.n);
         let mut out = vec![0.0; k * n];
+        if out.is_empty() {
+            return out;
+        }
         let panels = (0..n).step_by(PANEL).map(|first| {
             let (width, columns) = (panel_width(n - first), first..n.min(first + PANEL));
             (width, columns, first * k..first * k + k * width)
@@ -178,7 +181,7 @@ fn rows_in_panels(weights: &[f32], k: usize, n: usize) -> Lines {
 /// Calls `fill(columns, row, out)` for each row of each panel, whole stretches of columns at a time; `out` may be wider
 /// than `columns`.
 fn in_panels(k: usize, n: usize, fill: impl Fn(Range<usize>, usize, &mut [f32]) + Sync) -> Lines {
-    // Too large to be padded is n only where k is zero.
+    // `n` is too large to be padded only where `k` is zero.
     let mut lines = Lines::zeros(k * n.checked_next_multiple_of(HALF_PANEL).unwrap_or(n));
     let data = lines.as_mut_slice();
     let fill = |(panel_idx, panel): (usize, &mut [f32])| {

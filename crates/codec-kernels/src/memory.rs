@@ -173,6 +173,7 @@ mod tests {
             let place = piece.values().as_ptr();
             drop(piece);
             check();
+            KEPT.with_borrow(|kept| assert!(!kept.by_size[size_for(len).1].is_empty(), "{len}"));
             assert_eq!(Memory::new(len).values().as_ptr(), place);
         };
         finds_a_place(1000);

@@ -148,6 +148,11 @@ impl<'a> Machine<'a, '_> {
                 return Ok(());
             }
             Some((module, name)) if is_list(module, name) => {
+                let has_items =
+                    |arg: &Value<'a>| self.heap.sequence(*arg).is_some_and(|items| !items.is_empty());
+                if self.heap.sequence(args).is_some_and(|args| args.iter().any(has_items)) {
+                    return self.broken("a deque whose items stand in its arguments");
+                }
                 self.push_list();
                 return Ok(());
             }
@@ -340,7 +345,8 @@ fn is_dict(module: &str, name: &str) -> bool {
     module == "collections" && matches!(name, "OrderedDict" | "defaultdict")
 }
 
-/// Kinds of lists whose arguments hold no items: Python 3 gives those as it gives a list's.
+/// Classes whose objects are lists here. Python 3 appends the items of a deque as it does those of a list; its
+/// arguments hold none.
 fn is_list(module: &str, name: &str) -> bool {
     (module, name) == ("collections", "deque")
 }
@@ -403,6 +409,8 @@ mod tests {
         assert!(matches!(items, [Value::Int(1), Value::Int(2)]), "{items:?}");
         let error = run_all(pickle).unwrap_err().to_string();
         assert!(error.starts_with("pickle class `collections.deque`"), "{error}");
+        let with_items = b"ccollections\ndeque\n](K\x01e\x85R.";
+        assert!(run(with_items, 0, &allows, &mut Heap::default()).is_err());
     }
 
     #[test]

@@ -159,6 +159,8 @@ impl Report {
                 .filter_map(|what| Some(format!("{} {:.1}", what.replace('_', " "), ratio(what)?)))
                 .collect();
             writeln!(text, "- times as long as ours, {}: {}", side.name, ratios.join(", "))?;
+        }
+        for side in &model.sides {
             for (what, why) in &side.failures {
                 writeln!(text, "- {}: no {}: {why}", side.name, what.replace('_', " "))?;
             }

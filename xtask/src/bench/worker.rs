@@ -99,15 +99,18 @@ impl Worker {
         Ok(seconds)
     }
 
-    /// Many clips, as a folder has them: side by side as `codec tokenize` codes them, one after the other with all
-    /// threads, and with one thread.
+    /// Many clips of 2 to 10 s, as a folder has them: side by side as `codec tokenize` codes them, one after the other
+    /// with all threads, and with one thread.
     fn clips(&self, n: usize) -> Result<Vec<f64>> {
         let rate = self.audio.spec().sample_rate as usize;
+        if self.audio.n_samples() < 10 * rate {
+            bail!("clips of 2 to 10 s are cut from 10 s of audio or more");
+        }
         // Lengths that no order of the clips favours; the start differs, so that no two are alike.
         let clip = |i: usize| {
-            let start = (i * 37 % 101) * rate / 100;
-            let end = start + (200 + i * 611 % 801) * rate / 100;
-            self.audio.slice(start.min(self.audio.n_samples())..end.min(self.audio.n_samples()))
+            let len = (200 + i * 611 % 801) * rate / 100;
+            let start = (self.audio.n_samples() - len) * (i * 37 % 101) / 100;
+            self.audio.slice(start..start + len)
         };
         let clips: Vec<AudioBuffer> = (0..n).map(clip).collect();
         let encode = |clip: &AudioBuffer| self.codec.encode(clip, self.n_codebooks);

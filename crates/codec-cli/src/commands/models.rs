@@ -394,7 +394,7 @@ fn pull(
     reporter: &Reporter,
 ) -> Result<()> {
     let options = PullOptions { accept_non_commercial: args.accept_non_commercial, force: args.force };
-    // Where it is not known what the weights may be used for, the notes say why.
+    // Where it is not known what the weights may be used for, the notes say what is.
     if let (None, Some(notes)) = (card.licence.non_commercial, &card.licence.notes) {
         reporter.note(&format!("{}: {}", card.name, notes.trim()));
     }

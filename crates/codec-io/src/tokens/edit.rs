@@ -2,7 +2,7 @@
 
 use super::MAX_FRAMES;
 use super::error::{TokenError, TokenResult};
-use super::header::{TokenHeader, Totals};
+use super::header::{TokenHeader, Totals, WeightsHash};
 use super::reader::TokenReader;
 use super::writer::TokenWriter;
 use codec_core::Segment;
@@ -120,7 +120,8 @@ pub fn keep_codebooks<R: Read, W: Write>(
     writer.finish(reader.totals().unwrap_or(Totals { n_samples, source_samples }))
 }
 
-/// Joins files of one model, bitrate and source format, in their order.
+/// Joins files of one model, bitrate and source format, in their order; one model is what has the same weights, or
+/// the same name where they are not known.
 ///
 /// No frame but those of [`PartialBlock::Drop`] is left out, so what a file was padded with at its
 /// end stays audible at the seam; the returned seams say how much that is. Tags are the first file's.
@@ -231,7 +232,10 @@ fn check_same(left: &TokenHeader, right: &TokenHeader) -> TokenResult<()> {
         Err(TokenError::Differ { what, left: left.to_string(), right: right.to_string() })
     }
     same("codec family", &left.family, &right.family)?;
-    same("model", &left.model, &right.model)?;
+    // The same weights are the same model whatever its name: a card and a path give it different ones.
+    if left.weights == WeightsHash::UNKNOWN || left.weights != right.weights {
+        same("model", &left.model, &right.model)?;
+    }
     same("weights", &left.weights, &right.weights)?;
     same("numbers of the weights", &left.weight_numbers(), &right.weight_numbers())?;
     same("audio of the codec", &left.audio, &right.audio)?;

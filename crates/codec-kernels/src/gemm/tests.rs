@@ -251,7 +251,7 @@ fn sizes_that_disagree_are_refused() {
     let data = [0.0; 5];
     assert!(PackedMatrix::new(&[0.0; 5], 2, 3).is_err());
     assert!(PackedMatrix::new(&[], usize::MAX, 2).is_err());
-    assert_eq!(PackedMatrix::new(&[], 0, usize::MAX).unwrap().n(), usize::MAX);
+    assert!(PackedMatrix::new(&[], 0, usize::MAX).unwrap().unpacked().is_empty());
     assert!(Rows::new(&data, 2, 2, 0).is_err());
     assert!(Rows::new(&data, usize::MAX, 2, 2).is_err());
     let short = Rows::new(&data, 3, 2, 2).unwrap_err();

@@ -4,6 +4,8 @@ use crate::report::Reporter;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::builder::NonEmptyStringValueParser;
+use codec_core::CodecInfo;
+use codec_io::card::ModelCard;
 use codec_lm::LanguageModel;
 use codec_lm::config::CodecIdentity;
 use codec_lm::families::check_n_codebooks;
@@ -58,7 +60,8 @@ pub(crate) struct CodecArgs {
 impl CodecArgs {
     /// The codec that was named, or that of the language model.
     ///
-    /// A codec of the same name with other weights, such as a later training of it, is used with a note.
+    /// A codec of the same name or kind with other weights, such as a later training of it, or the same weights in
+    /// another file, is used with a note.
     pub(crate) fn load(
         &self,
         expected: Option<&CodecIdentity>,
@@ -71,7 +74,7 @@ impl CodecArgs {
         if let Some(expected) = expected
             && let Err(error) = expected.check(codec.codec.info(), &codec.sha256)
         {
-            if codec.codec.info().model != expected.model {
+            if !is_of_kind(expected, codec.codec.info()) {
                 let other = || format!("the codec {name}: name that of the language model with --codec");
                 return Err(error).with_context(other);
             }
@@ -87,4 +90,13 @@ impl CodecArgs {
         let name = self.codec.as_deref().or(own);
         Ok(name.map(|name| codec_models::load_with(name, &Device::Cpu, Purpose::Encoding)).transpose()?)
     }
+}
+
+/// Whether a codec is one like that which a language model expects: by its name, or by what the card of that says.
+fn is_of_kind(expected: &CodecIdentity, info: &CodecInfo) -> bool {
+    let is_like = |card: &ModelCard| {
+        card.family == info.family
+            && (card.sample_rate, card.hop_length) == (info.audio.sample_rate, info.hop_length)
+    };
+    expected.model == info.model || codec_models::card(&expected.model).is_ok_and(is_like)
 }

@@ -285,15 +285,17 @@ pub(super) fn read<'a>(
 /// leads to tensors. A name that is also that of a part counts where no other dict of tensors lies beside.
 fn outermost_state<'a>(heap: &Heap<'a>, object: Value<'a>) -> Option<(&'static str, Value<'a>)> {
     let entries = heap.dict(object)?;
-    let mut budget = MAX_ENTRIES;
-    let mut state = |key: &&'static str| {
+    let state = |key: &&'static str| {
         let state = heap.get(object, key)?;
+        // Of its own, so that what hides under one key does not hide the others.
+        let mut budget = MAX_ENTRIES;
         holds_tensors(heap, state, MAX_DEPTH, &mut budget).then_some((*key, state))
     };
-    if let Some(found) = STATE_KEYS.iter().find_map(&mut state) {
+    if let Some(found) = STATE_KEYS.iter().find_map(state) {
         return Some(found);
     }
     let (key, state) = STATE_OR_PART_KEYS.iter().find_map(state)?;
+    let mut budget = MAX_ENTRIES;
     // The state dict of a part is flat; what programs keep of their own lies deeper.
     let is_part = |&(name, value): &(Value<'a>, Value<'a>)| {
         matches!(name, Value::Str(name) if name != key) && holds_tensors(heap, value, 1, &mut budget)

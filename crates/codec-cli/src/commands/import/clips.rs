@@ -4,7 +4,7 @@ use super::Args;
 use crate::inputs::{Job, Place};
 use crate::tokens::TokenSink;
 use anyhow::{Context, Result, bail};
-use codec_io::atomic::{AtomicFile, PREFIX, SUFFIX, remove_stale};
+use codec_io::atomic::{AtomicFile, PREFIX, SUFFIX, remove_stale, sync_folder};
 use codec_io::tokens::{EXTENSION, TokenHeader, TokenWriter};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ impl Folder {
             }
             staged.persist(&file).map_err(|refused| refused.error).with_context(failed)?;
         }
-        Ok(())
+        sync_folder(&self.path).with_context(|| format!("{}: cannot write", self.path.display()))
     }
 }
 
