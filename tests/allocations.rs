@@ -51,10 +51,11 @@ const ALLOCATE: [&str; 7] = [
 
 #[test]
 fn a_step_of_a_stream_allocates_nothing() -> Result<()> {
-    let (mut n_without, mut others) = (0, Vec::new());
+    let (mut n_without, mut others, mut n_excused) = (0, Vec::new(), 0);
     // A thread that hands work to others allocates what it hands over.
     rayon::ThreadPoolBuilder::new().num_threads(1).build()?.install(|| {
         for Subject { name, codec, clip } in subjects()? {
+            n_excused += usize::from(ALLOCATE.contains(&name.as_str()));
             let streams = codec.info().delays.algorithmic_delay.is_some();
             match streams.then(|| allocations(codec.as_ref(), &clip)).transpose()? {
                 None => {}
@@ -65,7 +66,7 @@ fn a_step_of_a_stream_allocates_nothing() -> Result<()> {
         let unexpected: Vec<_> =
             others.iter().filter(|(name, _)| !ALLOCATE.contains(&name.as_str())).collect();
         assert!(unexpected.is_empty(), "encoder and decoder: {unexpected:?}");
-        assert_eq!(others.len(), ALLOCATE.len(), "others need not be excused any more, beside {others:?}");
+        assert_eq!(others.len(), n_excused, "others need not be excused any more, beside {others:?}");
         assert!(n_without >= 8, "{n_without} models, beside {others:?}");
         Ok(())
     })
