@@ -185,50 +185,47 @@ impl Report {
             )?;
         }
         for net in &model.layers {
-            self.write_layers(text, net)?;
+            write_layers(text, net)?;
         }
         Ok(())
     }
+}
 
-    /// What each layer computes and costs for a second of audio, by itself on one thread.
-    fn write_layers(&self, text: &mut String, net: &NetReport) -> std::fmt::Result {
-        let peak = net.peak_gflops;
+/// What each layer computes and costs for a second of audio, by itself on one thread.
+fn write_layers(text: &mut String, net: &NetReport) -> std::fmt::Result {
+    let peak = net.peak_gflops;
+    writeln!(
+        text,
+        "\n| {} | steps/s | channels | MFLOP | MB | ms | % of {peak:.0} GFLOP/s | GB/s |",
+        net.title
+    )?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for layer in &net.layers {
+        let share =
+            if layer.flops > 0.0 { percent(layer.flops / 1e9 / layer.seconds, peak) } else { String::new() };
         writeln!(
             text,
-            "\n| {} | steps/s | channels | MFLOP | MB | ms | % of {peak:.0} GFLOP/s | GB/s |",
-            net.title
+            "| {} | {:.1} | {} | {:.1} | {:.1} | {:.3} | {share} | {:.0} |",
+            layer.name,
+            layer.steps_per_second,
+            layer.channels,
+            layer.flops / 1e6,
+            layer.bytes / 1e6,
+            layer.seconds * 1e3,
+            layer.bytes / layer.seconds / 1e9
         )?;
-        writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
-        for layer in &net.layers {
-            let share = if layer.flops > 0.0 {
-                percent(layer.flops / 1e9 / layer.seconds, peak)
-            } else {
-                String::new()
-            };
-            writeln!(
-                text,
-                "| {} | {:.1} | {} | {:.1} | {:.1} | {:.3} | {share} | {:.0} |",
-                layer.name,
-                layer.steps_per_second,
-                layer.channels,
-                layer.flops / 1e6,
-                layer.bytes / 1e6,
-                layer.seconds * 1e3,
-                layer.bytes / layer.seconds / 1e9
-            )?;
-        }
-        let sum = |of: fn(&LayerReport) -> f64| net.layers.iter().map(of).sum::<f64>();
-        let (flops, bytes, seconds) = (sum(|l| l.flops), sum(|l| l.bytes), sum(|l| l.seconds));
-        writeln!(
-            text,
-            "| all, one after the other | | | {:.1} | {:.1} | {:.3} | {} | {:.0} |",
-            flops / 1e6,
-            bytes / 1e6,
-            seconds * 1e3,
-            percent(flops / 1e9 / seconds, peak),
-            bytes / seconds / 1e9
-        )
     }
+    let sum = |of: fn(&LayerReport) -> f64| net.layers.iter().map(of).sum::<f64>();
+    let (flops, bytes, seconds) = (sum(|l| l.flops), sum(|l| l.bytes), sum(|l| l.seconds));
+    writeln!(
+        text,
+        "| all, one after the other | | | {:.1} | {:.1} | {:.3} | {} | {:.0} |",
+        flops / 1e6,
+        bytes / 1e6,
+        seconds * 1e3,
+        percent(flops / 1e9 / seconds, peak),
+        bytes / seconds / 1e9
+    )
 }
 
 fn percent(part: f64, whole: f64) -> String {

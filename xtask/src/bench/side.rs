@@ -62,3 +62,16 @@ impl Drop for Side {
         self.child.wait().ok();
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_is_no_error_of_ours() {
+        let mut side = Side::start("gone", &mut Command::new("true"), 1).unwrap();
+        for _ in 0..2 {
+            assert!(side.ask(&Request::Encode).unwrap_err().starts_with("the process"));
+        }
+    }
+}
