@@ -203,16 +203,21 @@ fn write_layers(text: &mut String, net: &NetReport) -> std::fmt::Result {
     for layer in &net.layers {
         let share =
             if layer.flops > 0.0 { percent(layer.flops / 1e9 / layer.seconds, peak) } else { String::new() };
+        // The sum behind a branch stands here for what it moves; it is not timed by itself.
+        let rate = if layer.seconds > 1e-6 {
+            format!("{:.0}", layer.bytes / layer.seconds / 1e9)
+        } else {
+            String::new()
+        };
         writeln!(
             text,
-            "| {} | {:.1} | {} | {:.1} | {:.1} | {:.3} | {share} | {:.0} |",
+            "| {} | {:.1} | {} | {:.1} | {:.1} | {:.3} | {share} | {rate} |",
             layer.name,
             layer.steps_per_second,
             layer.channels,
             layer.flops / 1e6,
             layer.bytes / 1e6,
-            layer.seconds * 1e3,
-            layer.bytes / layer.seconds / 1e9
+            layer.seconds * 1e3
         )?;
     }
     let sum = |of: fn(&LayerReport) -> f64| net.layers.iter().map(of).sum::<f64>();
